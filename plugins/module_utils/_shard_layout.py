@@ -1,0 +1,91 @@
+# Copyright: (c) 2026, webstack.ha contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Where the shards of the cache and their sentinels live.
+
+Pure: no Ansible import, no I/O. Errors are ValueError and name the host and the variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+ADDRESS_VARIABLE = "webstack_address"
+SENTINEL_GROUP = "sentinel"
+FALLBACK_GROUPS = ("redis", "lb", "was", "db")
+SENTINEL_COUNT = 3
+HIGHEST_PORT = 65535
+
+
+def addresses(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the address of each host, in the order of hosts; refuse missing and shared ones."""
+    found: dict[str, str] = {}
+    owner: dict[str, str] = {}
+    for host in hosts:
+        if host in found:
+            raise ValueError(f"host '{host}' is listed twice")
+        if host not in hostvars:
+            raise ValueError(f"host '{host}' is not in the inventory")
+        address = hostvars[host].get(ADDRESS_VARIABLE)
+        if not isinstance(address, str) or not address.strip():
+            raise ValueError(f"host '{host}' has no {ADDRESS_VARIABLE}")
+        if address in owner:
+            raise ValueError(f"hosts '{owner[address]}' and '{host}' have the same {ADDRESS_VARIABLE}: {address}")
+        found[host] = str(address)
+        owner[address] = host
+    return found
+
+
+def _port(port: Any, count: int) -> int:
+    try:
+        number = int(str(port))
+    except ValueError as exc:
+        raise ValueError(f"port must be an integer, got {port!r}") from exc
+    if not 1 <= number <= HIGHEST_PORT - max(count - 1, 0):
+        raise ValueError(f"port {number} leaves no room for {count} port(s) between 1 and {HIGHEST_PORT}")
+    return number
+
+
+def layout(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 6379) -> list[dict[str, Any]]:
+    """Return one shard per host: its first node there, its replica on the next host (wrapping).
+
+    Both nodes of a shard have the shard's own port, so the two instances of a host never clash.
+    """
+    base = _port(port, len(hosts))
+    known = addresses(hosts, hostvars)
+    shards: list[dict[str, Any]] = []
+    for index, host in enumerate(hosts):
+        members = [host] if len(hosts) == 1 else [host, hosts[(index + 1) % len(hosts)]]
+        shards.append(
+            {
+                "name": f"s{index + 1}",
+                "weight": 1,
+                "port": base + index,
+                "nodes": [{"name": name, "address": known[name], "port": base + index} for name in members],
+            }
+        )
+    return shards
+
+
+def sentinels(
+    groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 26379
+) -> list[dict[str, Any]]:
+    """Return the sentinels: the hosts of the group "sentinel", else three hosts of the other tiers."""
+    number = _port(port, 1)
+    chosen = list(groups.get(SENTINEL_GROUP) or [])
+    if chosen:
+        if len(chosen) < SENTINEL_COUNT or len(chosen) % 2 == 0:
+            raise ValueError(
+                f"group '{SENTINEL_GROUP}' has {len(chosen)} host(s) ({', '.join(chosen)}): "
+                f"an odd number of at least {SENTINEL_COUNT} keeps a majority when one is lost"
+            )
+    else:
+        # dict: distinct, in order
+        candidates = list(dict.fromkeys(host for name in FALLBACK_GROUPS for host in groups.get(name) or []))
+        if len(candidates) < SENTINEL_COUNT:
+            raise ValueError(
+                f"{SENTINEL_COUNT} hosts are needed for the sentinels, the groups {', '.join(FALLBACK_GROUPS)} have "
+                f"{len(candidates)} ({', '.join(candidates) or 'none'}): add hosts or a group '{SENTINEL_GROUP}'"
+            )
+        chosen = candidates[:SENTINEL_COUNT]
+    return [{"name": name, "address": address, "port": number} for name, address in addresses(chosen, hostvars).items()]

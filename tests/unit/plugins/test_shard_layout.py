@@ -1,0 +1,142 @@
+"""Properties of the shard layout and of the choice of the sentinels."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.webstack.ha.plugins.filter.sentinel_hosts import FilterModule as SentinelFilters
+from ansible_collections.webstack.ha.plugins.filter.shard_layout import FilterModule as ShardFilters
+
+shard_layout = ShardFilters().filters()["shard_layout"]
+sentinel_hosts = SentinelFilters().filters()["sentinel_hosts"]
+
+
+def variables(hosts: list[str]) -> dict[str, dict[str, Any]]:
+    return {host: {"webstack_address": f"192.0.2.{number}"} for number, host in enumerate(hosts, 1)}
+
+
+def names(count: int, stem: str = "redis") -> list[str]:
+    return [f"{stem}{number}" for number in range(1, count + 1)]
+
+
+def test_three_hosts_in_full() -> None:
+    hosts = names(3)
+    shards = shard_layout(hosts, variables(hosts))
+    assert shards[0] == {
+        "name": "s1",
+        "weight": 1,
+        "port": 6379,
+        "nodes": [
+            {"name": "redis1", "address": "192.0.2.1", "port": 6379},
+            {"name": "redis2", "address": "192.0.2.2", "port": 6379},
+        ],
+    }
+    assert [[node["name"] for node in shard["nodes"]] for shard in shards] == [
+        ["redis1", "redis2"],
+        ["redis2", "redis3"],
+        ["redis3", "redis1"],
+    ]
+    assert [shard["port"] for shard in shards] == [6379, 6380, 6381]
+
+
+def test_one_host_has_no_replica() -> None:
+    shards = shard_layout(["redis1"], variables(["redis1"]), 7000)
+    assert [node["name"] for node in shards[0]["nodes"]] == ["redis1"]
+    assert shards[0]["port"] == 7000
+
+
+def test_no_host_no_shard() -> None:
+    assert shard_layout([], {}) == []
+
+
+@given(count=st.integers(2, 60), port=st.integers(1, 60000))
+def test_replica_elsewhere_and_load_even(count: int, port: int) -> None:
+    hosts = names(count)
+    shards = shard_layout(hosts, variables(hosts), port)
+    for shard in shards:
+        first, second = shard["nodes"]
+        assert first["name"] != second["name"]
+        assert first["port"] == second["port"] == shard["port"]
+    used = [(node["address"], node["port"]) for shard in shards for node in shard["nodes"]]
+    assert len(used) == len(set(used))
+    assert set(Counter(address for address, _port in used).values()) == {2}
+    assert len({shard["name"] for shard in shards}) == count
+
+
+@given(count=st.integers(2, 30))
+def test_a_new_host_at_the_end_keeps_names_ports_and_primaries(count: int) -> None:
+    hosts = names(count + 1)
+    before = shard_layout(hosts[:-1], variables(hosts))
+    after = shard_layout(hosts, variables(hosts))
+    for old, new in zip(before, after, strict=False):
+        assert (old["name"], old["port"], old["nodes"][0]) == (new["name"], new["port"], new["nodes"][0])
+
+
+@pytest.mark.parametrize(
+    ("hosts", "hostvars", "port", "message"),
+    [
+        (["redis1"], {"redis1": {}}, 6379, "host 'redis1' has no webstack_address"),
+        (["redis1"], {"redis1": {"webstack_address": None}}, 6379, "host 'redis1' has no webstack_address"),
+        (["redis1"], {}, 6379, "host 'redis1' is not in the inventory"),
+        (["redis1", "redis1"], variables(["redis1"]), 6379, "host 'redis1' is listed twice"),
+        (
+            ["redis1", "redis2"],
+            {"redis1": {"webstack_address": "192.0.2.1"}, "redis2": {"webstack_address": "192.0.2.1"}},
+            6379,
+            "hosts 'redis1' and 'redis2' have the same webstack_address",
+        ),
+        (["redis1"], variables(["redis1"]), 0, "port 0"),
+        (["redis1", "redis2"], variables(["redis1", "redis2"]), 65535, "port 65535"),
+        (["redis1"], variables(["redis1"]), "six", "port must be an integer"),
+        (["redis1"], variables(["redis1"]), True, "port must be an integer"),
+        ("redis1", variables(["redis1"]), 6379, "a list of host names"),
+    ],
+)
+def test_layout_refuses(hosts: Any, hostvars: Any, port: Any, message: str) -> None:
+    with pytest.raises(AnsibleFilterError, match=message):
+        shard_layout(hosts, hostvars, port)
+
+
+def test_own_group_wins() -> None:
+    own = names(5, "sentinel")
+    groups = {"sentinel": own, "redis": names(3)}
+    chosen = sentinel_hosts(groups, variables(own), 26380)
+    assert [sentinel["name"] for sentinel in chosen] == own
+    assert chosen[0] == {"name": "sentinel1", "address": "192.0.2.1", "port": 26380}
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"redis": names(4), "lb": names(2, "lb")}, ["redis1", "redis2", "redis3"]),
+        ({"redis": names(2), "lb": names(2, "lb")}, ["redis1", "redis2", "lb1"]),
+        ({"redis": names(1), "lb": names(1, "lb"), "was": ["lb1", "was1"]}, ["redis1", "lb1", "was1"]),
+        ({"redis": names(1), "db": names(2, "db"), "sentinel": []}, ["redis1", "db1", "db2"]),
+    ],
+)
+def test_choice_in_order_of_tiers(groups: dict[str, list[str]], expected: list[str]) -> None:
+    hosts = list(dict.fromkeys(host for members in groups.values() for host in members))
+    assert [sentinel["name"] for sentinel in sentinel_hosts(groups, variables(hosts))] == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"sentinel": names(2, "sentinel")}, r"group 'sentinel' has 2 host\(s\) \(sentinel1, sentinel2\)"),
+        ({"sentinel": names(4, "sentinel")}, "group 'sentinel' has 4"),
+        ({"redis": names(2)}, r"3 hosts are needed .* have 2 \(redis1, redis2\)"),
+        ({}, r"have 0 \(none\)"),
+        ({"redis": ["redis1", "redis2", "elsewhere"]}, "host 'elsewhere' is not in the inventory"),
+        ([], "'groups' is expected"),
+    ],
+)
+def test_sentinels_refuse(groups: Any, message: str) -> None:
+    hosts = [*names(4, "sentinel"), *names(3)]
+    with pytest.raises(AnsibleFilterError, match=message):
+        sentinel_hosts(groups, variables(hosts))
