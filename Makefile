@@ -1,0 +1,54 @@
+# The front door. `make` alone lists what there is.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PLAYBOOK := .venv/bin/ansible-playbook -i inventories/demo
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: ## Python packages and collections, into .venv and .cache
+	@tools/setup.sh
+
+.PHONY: engine
+engine: ## a Docker engine: yours if it answers, else Debian's, installed and started
+	@tools/engine.sh
+
+.PHONY: demo
+demo: setup engine ## the whole site in containers on this machine
+	@tools/demo.sh up
+
+.PHONY: demo-down
+demo-down: ## remove the demo without a trace
+	@tools/demo.sh down
+
+.PHONY: test
+test: setup ## every check, fast ones first (about half an hour)
+	@.venv/bin/python tools/check.py
+
+.PHONY: lint
+lint: setup ## only the linters
+	@.venv/bin/python tools/check.py lint
+
+.PHONY: unit
+unit: setup ## only the unit tests
+	@.venv/bin/python tools/check.py unit
+
+.PHONY: molecule
+molecule: setup ## one scenario: make molecule S=lb_nginx
+	@.venv/bin/python tools/check.py images molecule$(if $(S),:$(S))
+
+.PHONY: bench
+bench: setup engine ## the benchmarks (long)
+	@.venv/bin/python tests/bench/bench_site.py
+
+.PHONY: docs
+docs: setup ## regenerate the variable tables
+	@.venv/bin/python tools/role_docs.py
+
+.PHONY: clean
+clean: ## remove every lab, its images, .venv and .cache; stop the engine if it was started here
+	@if [ -x .venv/bin/python ] && docker info >/dev/null 2>&1; then .venv/bin/python tools/lab.py clean; fi
+	@tools/engine.sh down
+	@rm -rf .venv .cache inventories/demo/pki inventories/demo/group_vars/all/secrets.yml

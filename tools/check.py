@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Run the checks, stage by stage, fast ones first, and end with one line `N passed, N failed`.
+
+  tools/check.py                 everything
+  tools/check.py lint unit       some stages
+  tools/check.py molecule:lb_nginx   one scenario
+
+Full output of each check: .cache/check/<check>.log; shown at once for what fails.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass, field
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv/bin"
+LOGS = ROOT / ".cache/check"
+COLLECTION = ROOT / ".cache/collections/ansible_collections/webstack/ha"
+
+
+@dataclass
+class Check:
+    """One command. It counts as one test, or as many as the junit file that it writes says."""
+
+    name: str
+    command: list[str]
+    junit: pathlib.Path | None = None
+    cwd: pathlib.Path = ROOT
+
+
+@dataclass
+class Result:
+    passed: int = 0
+    failed: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def add(self, passed: int, failed: int) -> None:
+        self.passed += passed
+        self.failed += failed
+
+
+def python(*arguments: str) -> list[str]:
+    return [str(BIN / "python"), *arguments]
+
+
+def pytest(name: str, *paths: str) -> Check:
+    junit = LOGS / f"{name}.xml"
+    return Check(name, python("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={junit}", *paths), junit)
+
+
+def shell_scripts() -> list[str]:
+    listing = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT, check=True)
+    found = []
+    for name in listing.stdout.split():
+        path = ROOT / name
+        if path.is_file() and not path.is_symlink() and path.suffix in ("", ".sh"):
+            with path.open("rb") as file:
+                first = file.readline(60)
+            if first.startswith(b"#!") and first.rstrip().endswith((b"sh", b"bash")):
+                found.append(name)
+    return found
+
+
+def lint() -> list[Check]:
+    return [
+        Check("ruff", [str(BIN / "ruff"), "check", "."]),
+        Check("ruff-format", [str(BIN / "ruff"), "format", "--check", "."]),
+        Check("mypy", [str(BIN / "mypy")]),
+        Check("yamllint", [str(BIN / "yamllint"), "--strict", "."]),
+        Check("shellcheck", [str(BIN / "shellcheck"), *shell_scripts()]),
+        Check("role-docs", python("tools/role_docs.py", "--check")),
+        Check("changelog", [str(BIN / "antsibull-changelog"), "lint"]),
+        Check("ansible-lint", [str(BIN / "ansible-lint"), "--offline", "--profile=production"]),
+    ]
+
+
+def scenarios() -> list[str]:
+    """Every scenario, the full site last."""
+    names = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+    return sorted(names, key=lambda name: name == "default")
+
+
+def molecule(name: str) -> list[Check]:
+    junit = LOGS / f"verify-{name}.xml"
+    return [Check(f"molecule-{name}", [str(BIN / "molecule"), "test", "--scenario-name", name], junit)]
+
+
+def stage(name: str) -> list[Check]:
+    word, _, part = name.partition(":")
+    if word == "lint":
+        return lint()
+    if word == "unit":
+        return [pytest("unit", "tests/unit")]
+    if word == "integration":
+        return [pytest("integration", "tests/integration")]
+    if word == "sanity":
+        return [Check("sanity", ["bash", "tools/sanity.sh"])]
+    if word == "images":
+        return [
+            Check("engine", ["bash", "tools/engine.sh"]),
+            Check("images", python("tools/lab.py", "image", "lean", "warm")),
+        ]
+    if word == "molecule":
+        return [check for scenario in ([part] if part else scenarios()) for check in molecule(scenario)]
+    if word == "bench":
+        return [Check("bench", ["bash", "tests/bench/short.sh"])]
+    raise SystemExit(f"check: no stage {name!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")
+
+
+STAGES = ["lint", "unit", "integration", "sanity", "images", "molecule"]
+
+
+def counts(check: Check, code: int) -> tuple[int, int]:
+    """The command itself is one test beside those in its junit file, so a crash before them is a failure too."""
+    passed, failed = (1, 0) if code == 0 else (0, 1)
+    if check.junit is not None and check.junit.is_file():
+        suites = ElementTree.parse(check.junit).getroot().iter("testsuite")
+        for suite in suites:
+            bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+            passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
+            failed += bad
+    return passed, failed
+
+
+def run(check: Check, result: Result) -> bool:
+    log = LOGS / f"{check.name}.log"
+    if check.junit is not None:
+        check.junit.unlink(missing_ok=True)
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "ANSIBLE_HOME": str(ROOT / ".cache/ansible"),
+        "PY_COLORS": "0",
+        "ANSIBLE_FORCE_COLOR": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    started = time.monotonic()
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            check.command, cwd=check.cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        )
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:
+            process.terminate()
+            process.wait()
+            raise
+    seconds = time.monotonic() - started
+    passed, failed = counts(check, code)
+    result.add(passed, failed)
+    result.seconds[check.name] = seconds
+    word = "ok" if code == 0 else "FAILED"
+    print(f"check: {check.name:<28} {word:<7} {passed:>4} passed {failed:>3} failed {seconds:>7.1f} s", flush=True)
+    if code != 0:
+        print(f"  command: {shlex.join(check.command)}")
+        lines = log.read_text(errors="replace").splitlines()
+        print("\n".join(f"  | {line}" for line in lines[-120:]), flush=True)
+    return code == 0
+
+
+def main(names: list[str]) -> int:
+    LOGS.mkdir(parents=True, exist_ok=True)
+    chosen = names or STAGES
+    for name in chosen:
+        stage(name)  # a wrong name is refused before anything runs
+    result = Result()
+    started = time.monotonic()
+    try:
+        # Images take a minute of waiting for packages: they are built beside the fast checks.
+        background: threading.Thread | None = None
+        if "images" in chosen and len(chosen) > 1:
+            background = threading.Thread(target=lambda: [run(check, result) for check in stage("images")])
+            background.start()
+        for name in chosen:
+            if name == "images" and background is not None:
+                background.join()
+                continue
+            for check in stage(name):
+                run(check, result)
+    except KeyboardInterrupt:
+        print("\ncheck: interrupted; 'make test' runs again, 'make clean' removes what was left", file=sys.stderr)
+        return 130
+    print(f"\ncheck: {(time.monotonic() - started) / 60:.1f} minutes; the slowest:")
+    for name, seconds in sorted(result.seconds.items(), key=lambda item: -item[1])[:12]:
+        print(f"  {name:<28} {seconds:>7.1f} s")
+    print(f"\n{result.passed} passed, {result.failed} failed")
+    return 1 if result.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Build the collection, install the tarball as a user would, and run ansible-test sanity on the installed copy:
+# ansible-test wants a real `ansible_collections/webstack/ha`, and so it tests what users get.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+root=$PWD
+export PATH=$root/.venv/bin:$PATH
+
+work=$root/.cache/sanity
+rm -rf "$work"
+mkdir -p "$work/home/.ansible/test/cache"
+
+ansible-galaxy collection build --force --output-path "$work" .
+ansible-galaxy collection install --force --no-deps -p "$work/collections" "$work"/webstack-ha-*.tar.gz
+
+# ansible-test's virtual environments start with a pip that it downloads; Python's own serves as well.
+# Every version that it may ask for is the same file.
+version=$(python - <<'PY'
+import inspect, re
+from ansible_test._internal.python_requirements import get_venv_packages
+print(re.search(r"pip='([\d.]+)'", inspect.getsource(get_venv_packages))[1].replace(".", "_"))
+PY
+)
+cat >"$work/home/.ansible/test/cache/get_pip_$version.py" <<'PY'
+import ensurepip
+
+ensurepip.bootstrap()
+PY
+# Our own home keeps the user's clean; their pip configuration still holds.
+[ -f ~/.config/pip/pip.conf ] && export PIP_CONFIG_FILE=~/.config/pip/pip.conf
+export HOME=$work/home LC_ALL=C.UTF-8
+
+cd "$work/collections/ansible_collections/webstack/ha"
+git init --quiet . && git add --all . # ansible-test asks git which files there are
+ansible-test sanity --color no --python "$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" "$@"
