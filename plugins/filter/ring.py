@@ -1,0 +1,100 @@
+# Copyright: (c) 2026, webstack.ha contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Filters around the consistent-hash ring: thin, the rule is in module_utils/hash_ring.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from ansible.errors import AnsibleFilterError
+from ansible_collections.webstack.ha.plugins.module_utils import hash_ring
+
+
+@lru_cache(maxsize=8)
+def _build(nodes: tuple[tuple[str, int], ...], points: int) -> hash_ring.Ring:
+    return hash_ring.Ring(nodes, points)
+
+
+def _ring_of(shards: Any, points: int | None) -> hash_ring.Ring:
+    """Return the ring of a list of shards, or of what the filter `ring` made of one."""
+    fingerprint = None
+    if isinstance(shards, Mapping):
+        algorithm = shards.get("algorithm")
+        if algorithm != hash_ring.ALGORITHM:
+            raise ValueError(f"unknown algorithm {algorithm!r}, this is {hash_ring.ALGORITHM}")
+        if points is None:
+            points = shards.get("points")
+        else:
+            raise ValueError("a ring brings its own number of points, do not give another")
+        fingerprint = shards.get("fingerprint")
+        shards = shards.get("nodes")
+    if isinstance(shards, str) or not isinstance(shards, Sequence):
+        raise ValueError(f"expected a list of shards, not {type(shards).__name__}")
+    nodes: list[tuple[str, int]] = []
+    for position, shard in enumerate(shards):
+        if not isinstance(shard, Mapping) or "name" not in shard:
+            raise ValueError(f"shard number {position + 1} must be a dictionary with a name, not {shard!r}")
+        nodes.append((shard["name"], shard.get("weight", 1)))
+    try:
+        ring = _build(tuple(nodes), hash_ring.DEFAULT_POINTS if points is None else points)
+    except TypeError as exc:  # a name or weight that is no plain value cannot be a key of the cache
+        raise ValueError(f"names must be strings and weights integers: {exc}") from exc
+    if fingerprint is not None and fingerprint != ring.fingerprint:
+        raise ValueError(f"the fingerprint {fingerprint!r} does not belong to these shards ({ring.fingerprint})")
+    return ring
+
+
+def ring(shards: Any, points: int = hash_ring.DEFAULT_POINTS) -> dict[str, Any]:
+    built = _ring_of(shards, points)
+    return {
+        "algorithm": hash_ring.ALGORITHM,
+        "points": built.points,
+        "nodes": [{"name": name, "weight": built.weights[name]} for name in built.names],
+        "fingerprint": built.fingerprint,
+    }
+
+
+def ring_locate(shards: Any, key: Any, points: int | None = None) -> str | list[str]:
+    built = _ring_of(shards, points)
+    if isinstance(key, Sequence) and not isinstance(key, (str, bytes)):
+        return [built.locate(one) for one in key]
+    return built.locate(key)
+
+
+def ring_shares(shards: Any, points: int | None = None) -> dict[str, float]:
+    # Every share is a multiple of 1/2**32: a float holds it, and the sum of all of them, without rounding.
+    return {name: float(share) for name, share in _ring_of(shards, points).shares().items()}
+
+
+def ring_moved(old: Any, new: Any, points: int | None = None) -> dict[str, Any]:
+    before, after = (
+        _ring_of(shards, None if isinstance(shards, Mapping) else points) for shards in (old, new)
+    )
+    move = hash_ring.moved(before, after)
+    return {
+        "moved": float(move.moved),
+        "shards": {
+            name: {"gained": float(change.gained), "lost": float(change.lost)}
+            for name, change in move.shards.items()
+        },
+    }
+
+
+def _translated(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (TypeError, ValueError) as exc:
+            raise AnsibleFilterError(f"webstack.ha.{name}: {exc}") from exc
+
+    return call
+
+
+class FilterModule:
+    """The filters of this file."""
+
+    def filters(self) -> dict[str, Callable[..., Any]]:
+        functions = (ring, ring_locate, ring_shares, ring_moved)
+        return {function.__name__: _translated(function.__name__, function) for function in functions}
