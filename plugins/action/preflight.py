@@ -1,0 +1,300 @@
+# Copyright: (c) 2026, webstack.ha contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Action preflight: refuse a bad inventory, on the controller, before the first change."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVariable
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.action import ActionBase
+from ansible.template import Templar
+
+from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout, _site_checks
+from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
+
+#: How Ansible says that a variable is absent.
+_UNDEFINED = re.compile(r"'(?P<name>[A-Za-z_][A-Za-z0-9_]*)' is undefined")
+
+COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+Spec = Mapping[str, Any]
+
+
+class Role:
+    """What a role says about its inputs."""
+
+    def __init__(self, name: str, path: str, loader: Any) -> None:
+        self.name = name
+        self.defaults: dict[str, Any] = self._load(path, "defaults", "main", loader)
+        self.vars: dict[str, Any] = self._load(path, "vars", "main", loader)
+        entries: Mapping[str, Any] = self._load(path, "meta", "argument_specs", loader).get("argument_specs") or {}
+        self.options: Mapping[str, Spec] = (entries.get("main") or {}).get("options") or {}
+        self.known = {option for entry in entries.values() for option in entry.get("options") or {}}
+        self.known.update(self.defaults)
+
+    @staticmethod
+    def _load(path: str, directory: str, name: str, loader: Any) -> dict[str, Any]:
+        file = os.path.join(path, directory, f"{name}.yml")
+        if not os.path.isfile(file):
+            return {}
+        # Role files are ours, like the ones that Ansible itself loads: their expressions are evaluated.
+        return loader.load_from_file(file, trusted_as_template=True) or {}
+
+
+class Host:
+    """The variables of one host together with the defaults of its roles, templated one by one."""
+
+    def __init__(self, name: str, roles: Sequence[Role], hostvars: Any, loader: Any, extra: Mapping[str, Any]) -> None:
+        self.name = name
+        self.roles = roles
+        self.own = _raw(hostvars, name)
+        variables: dict[str, Any] = {}
+        for role in roles:
+            variables.update(role.defaults)
+        variables.update(self.own)
+        for role in roles:
+            variables.update(role.vars)
+        variables.update(extra)
+        self.variables = variables
+        self._templar = Templar(loader=loader, variables=variables)
+        self._done: dict[str, Any] = {}
+
+    def value(self, name: str) -> Any:
+        """Return the templated value of a variable. It must exist."""
+        if name not in self._done:
+            self._done[name] = self._templar.template(self.variables[name])
+        return self._done[name]
+
+
+def _raw(hostvars: Any, host: str) -> dict[str, Any]:
+    """Return a host's variables with their expressions still in them, so that each one can fail alone."""
+    get = getattr(hostvars, "raw_get", None)
+    return dict(get(host) if get else hostvars[host])
+
+
+class ActionModule(ActionBase):
+    """Check the inventory, or what the hosts answered."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    #: Where roles/ and meta/site_specs.yml are.
+    collection = COLLECTION
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the problems, failed when there is one."""
+        result = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        _validated, arguments = self.validate_argument_spec(
+            argument_spec={
+                "check": {"type": "str", "default": "inventory", "choices": ["inventory", "hosts"]},
+                "answers": {"type": "str", "default": "__webstack_preflight"},
+            }
+        )
+        if arguments["check"] == "hosts":
+            problems = self._check_hosts(variables, arguments["answers"])
+            count = len(variables["ansible_play_hosts_all"])
+        else:
+            missing = _site_checks.missing_library()
+            if missing:
+                raise AnsibleActionFail(missing)
+            inventory = Inventory(self.collection, self._loader, variables)
+            problems = inventory.problems()
+            count = len(inventory.checked)
+            if inventory.warnings:
+                result["warnings"] = inventory.warnings
+        result["changed"] = False
+        result["failed"] = bool(problems)
+        result["msg"] = _site_checks.report(problems) if problems else f"{count} hosts, nothing to refuse."
+        return result
+
+    @staticmethod
+    def _check_hosts(variables: Mapping[str, Any], answers: str) -> list[Problem]:
+        problems: list[Problem] = []
+        for host in variables["ansible_play_hosts_all"]:
+            answer = _raw(variables["hostvars"], host).get(answers)
+            if answer and answer.get("skipped"):
+                continue  # a host of the inventory, but of no group of ours
+            problems.extend(_site_checks.check_host(host, answer))
+        return problems
+
+
+class Inventory:
+    """One look at all variables of the hosts of the play, and at the site as a whole."""
+
+    def __init__(self, collection: str, loader: Any, task_vars: Mapping[str, Any]) -> None:
+        self._loader = loader
+        self._hostvars = task_vars["hostvars"]
+        self.groups: Mapping[str, Sequence[str]] = task_vars["groups"]
+        self.checked: list[str] = list(task_vars["ansible_play_hosts_all"])
+        self.warnings: list[str] = []
+        self.site = _site_checks.parse_site(
+            loader.load_from_file(os.path.join(collection, "meta", "site_specs.yml"))
+        )
+        roles = os.path.join(collection, "roles")
+        names = sorted(name for name in os.listdir(roles) if os.path.isdir(os.path.join(roles, name)))
+        self.roles = {name: Role(name, os.path.join(roles, name), loader) for name in names}
+        self.names = _site_checks.Names.build(
+            known=[*self.site.options, *(name for role in self.roles.values() for name in role.known)],
+            prefixes=["webstack_", *(f"{name}_" for name in self.roles)],
+            ignored_prefixes=self.site.ignored_prefixes,
+        )
+        self._extra = {"hostvars": self._hostvars, "groups": self.groups}
+        self._hosts: dict[str, Host] = {}
+        self._sentinels, self._no_sentinels = _sentinels(self.groups)
+
+    def host(self, name: str) -> Host:
+        """Return a host with the defaults of the roles of its groups."""
+        if name not in self._hosts:
+            names = dict.fromkeys(
+                role
+                for group, shape in self.site.groups.items()
+                if name in self.groups.get(group, ()) or (group == "sentinel" and name in self._sentinels)
+                for role in shape.roles
+            )
+            roles = [self.roles[role] for role in names if role in self.roles]
+            self._hosts[name] = Host(name, roles, self._hostvars, self._loader, self._extra)
+        return self._hosts[name]
+
+    def problems(self) -> list[Problem]:
+        """Return everything that is refused, causes before consequences."""
+        members = _site_checks.members(self.site, self.groups)
+        found: list[Problem] = []
+        settings: dict[str, dict[str, Any]] = {}
+        failed: set[tuple[str, str]] = set()
+        for name in members:
+            settings[name], errors = self._template(self.host(name), self.site.options)
+            for problem in errors:
+                failed.add((problem.host, problem.variable))
+            found.extend(errors)
+        # A site-wide True comes from the inventory or, as a text, from the command line.
+        allow_single = any(str(own.get("webstack_allow_single")).lower() == "true" for own in settings.values())
+        found.extend(_site_checks.check_groups(self.site, self.groups, allow_single))
+        if self._no_sentinels and self.groups.get("redis") and not self.groups.get("sentinel"):
+            found.append(Problem("", "group redis", self._no_sentinels))
+        found.extend(_site_checks.check_settings(self.site, self.groups, settings, failed))
+        found.extend(_site_checks.check_addresses(self.site, self.groups, settings))
+        found.extend(self._unknown())
+        for name in self.checked:
+            host = self.host(name)
+            found.extend(self._inputs(host))
+            found.extend(self._ports(host))
+        found.extend(self._between())
+        return _site_checks.only_first(found)
+
+    def _unknown(self) -> Iterable[Problem]:
+        unusual: set[str] = set()
+        for name in self.checked:
+            yield from self.names.unknown(name, self.host(name).own)
+            unusual.update(self.host(name).own)
+        for variable, guess in self.names.suspicious(sorted(unusual)):
+            self.warnings.append(f"The variable {variable} is not one of this collection; was {guess} meant?")
+
+    def _template(self, host: Host, names: Iterable[str]) -> tuple[dict[str, Any], list[Problem]]:
+        """Return the values of those variables that are set, and the problems of those that fail."""
+        values: dict[str, Any] = {}
+        missing: dict[str, list[str]] = {}
+        problems: list[Problem] = []
+        for name in names:
+            if name not in host.variables:
+                continue
+            try:
+                values[name] = host.value(name)
+            except AnsibleUndefinedVariable as error:
+                root = _undefined(error)
+                if root is None:
+                    problems.append(_site_checks.unworkable(host.name, name, _reason(error)))
+                else:
+                    missing.setdefault(root, []).append(name)
+            except Exception as error:  # noqa: BLE001 - whatever an expression raises is a refused input
+                problems.append(_site_checks.unworkable(host.name, name, _reason(error)))
+        for root, needed_by in missing.items():
+            problems.append(_site_checks.not_set(host.name, root, self.site.secrets, needed_by))
+        return values, problems
+
+    def _inputs(self, host: Host) -> Iterable[Problem]:
+        """Check a host's inputs against the specifications of its roles."""
+        for role in host.roles:
+            values, problems = self._template(host, role.options)
+            yield from problems
+            for name, spec in role.options.items():
+                secret = _site_checks.is_secret(name, spec)
+                value = values.get(name)
+                if name not in host.variables or (value is None and name in values and spec.get("required")):
+                    if spec.get("required"):
+                        yield _site_checks.not_set(host.name, name, self.site.secrets)
+                    continue
+                if name not in values or value is None:
+                    continue
+                if value == "" and spec.get("required"):
+                    yield Problem(host.name, name, "is empty")
+                    continue
+                kind = _site_checks.wrong_kind(value, spec, secret)
+                if kind:
+                    yield Problem(host.name, name, kind)
+                    continue
+                messages = _validate(name, spec, value)
+                if messages:
+                    words = [_site_checks.plain_words(message, name, spec, secret) for message in messages]
+                    yield Problem(host.name, name, "; ".join(dict.fromkeys(words)))
+
+    def _between(self) -> Iterable[Problem]:
+        """Compare role inputs of the hosts of a group, also of those that --limit leaves out."""
+        compared: list[tuple[str, str, Any]] = [
+            *((name, group, _site_checks.check_unique) for name, group in self.site.unique.items()),
+            *((name, group, _site_checks.check_equal) for name, group in self.site.equal.items()),
+        ]
+        for name, group, check in compared:
+            hosts = list(self.groups.get(group, ()))
+            values = {host: self._template(self.host(host), [name])[0] for host in hosts}
+            yield from check(name, hosts, values)
+
+    def _ports(self, host: Host) -> Iterable[Problem]:
+        roles = {role.name for role in host.roles}
+        names = [entry["port"] for entry in self.site.listening if entry["role"] in roles]
+        values, _problems = self._template(host, names)
+        return _site_checks.check_ports(host.name, [(name, values[name]) for name in names if name in values])
+
+
+def _sentinels(groups: Mapping[str, Sequence[str]]) -> tuple[set[str], str | None]:
+    """Return the hosts that run a sentinel, whatever their group, or why there are none."""
+    names = {host for members in groups.values() for host in members}
+    placeholders = {name: {_shard_layout.ADDRESS_VARIABLE: name} for name in names}
+    try:
+        return {str(sentinel["name"]) for sentinel in _shard_layout.sentinels(groups, placeholders)}, None
+    except ValueError as error:
+        return set(), str(error)
+
+
+def _undefined(error: BaseException) -> str | None:
+    """Return the name of the variable that is absent, when that is what happened."""
+    match = None
+    cause: BaseException | None = error
+    while cause is not None:
+        match = _UNDEFINED.search(str(cause)) or match
+        cause = cause.__cause__
+    return match["name"] if match else None
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost message of a failed expression: it names the cause, the outer ones only the way."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return getattr(cause, "message", None) or str(cause) or type(cause).__name__
+
+
+def _validate(name: str, spec: Spec, value: Any) -> list[str]:
+    """Return the messages of Ansible's own validation for one input."""
+    try:
+        validated = ArgumentSpecValidator({name: dict(spec)}).validate({name: value}, validate_role_argument_spec=True)
+    except AnsibleError as error:
+        return [str(error)]
+    return list(validated.error_messages)
