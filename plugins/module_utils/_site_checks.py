@@ -33,6 +33,7 @@ _VALIDATOR_TYPE = re.compile(
     r" and we were unable to convert to (?P<wanted>\w+): (?P<detail>.*)",
     re.DOTALL,
 )
+_VALIDATOR_DETAIL = re.compile(r"[\"'](?P<value>.*)[\"'] cannot be converted to an? ", re.DOTALL)
 
 
 @dataclass(frozen=True, order=True)
@@ -289,7 +290,9 @@ def plain_words(message: str, name: str, spec: Mapping[str, Any], secret: bool) 
         elif match["element"]:
             where = "each element "
         where = where.removeprefix(f"{name}.")
-        return f"{where}must be {words}: {match['detail']}".rstrip()
+        detail = _VALIDATOR_DETAIL.match(match["detail"])
+        said = f", not {detail['value']}" if detail else f": {match['detail']}"
+        return f"{where}must be {words}{said}".rstrip()
     message = message.strip().removeprefix(f"value of {name} ")
     message = re.sub(r"missing required arguments: ", "lacks ", message)
     message = re.sub(rf" found in {re.escape(name)}$", "", message)
@@ -382,7 +385,7 @@ def _server_name_error(name: Any) -> str | None:
 def _port_error(value: Any) -> str | None:
     try:
         port = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None  # the type check has reported it
     return None if 1 <= port <= 65535 else f"{port} is no port: 1 to 65535"
 
@@ -610,7 +613,7 @@ def check_ports(host: str, ports: Sequence[tuple[str, Any]]) -> list[Problem]:
     for name, value in ports:
         try:
             port = int(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             continue
         if not 1 <= port <= 65535:
             problems.append(Problem(host, name, f"{port} is no port: 1 to 65535"))
@@ -625,7 +628,7 @@ def check_range(host: str, name: str, value: Any, lowest: int, highest: int) -> 
     """Check that a number lies in a range."""
     try:
         number = int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return []
     if lowest <= number <= highest:
         return []
