@@ -69,15 +69,12 @@ def ring_shares(shards: Any, points: int | None = None) -> dict[str, float]:
 
 
 def ring_moved(old: Any, new: Any, points: int | None = None) -> dict[str, Any]:
-    before, after = (
-        _ring_of(shards, None if isinstance(shards, Mapping) else points) for shards in (old, new)
-    )
+    before, after = (_ring_of(shards, None if isinstance(shards, Mapping) else points) for shards in (old, new))
     move = hash_ring.moved(before, after)
     return {
         "moved": float(move.moved),
         "shards": {
-            name: {"gained": float(change.gained), "lost": float(change.lost)}
-            for name, change in move.shards.items()
+            name: {"gained": float(change.gained), "lost": float(change.lost)} for name, change in move.shards.items()
         },
     }
 

@@ -66,9 +66,7 @@ class Ring:
     points: int
     """Points of a shard of weight 1."""
 
-    def __init__(
-        self, nodes: Mapping[str, int] | Iterable[tuple[str, int]], points: int = DEFAULT_POINTS
-    ) -> None:
+    def __init__(self, nodes: Mapping[str, int] | Iterable[tuple[str, int]], points: int = DEFAULT_POINTS) -> None:
         """Build the ring; ValueError says what is wrong with the nodes or the points."""
         if type(points) is bool or not isinstance(points, int) or points < 4 or points % 4:
             raise ValueError(f"points must be a positive multiple of 4, not {points!r}")

@@ -1,0 +1,18 @@
+# Copyright: (c) 2026, webstack.ha contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The Django app: it brings the system check that refuses a wrong ring."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.core import checks
+
+
+class WebstackCacheConfig(AppConfig):
+    name = "webstack_cache"
+    verbose_name = "webstack cache"
+
+    def ready(self) -> None:
+        from .checks import check_rings
+
+        checks.register(check_rings, checks.Tags.caches)

@@ -1,0 +1,230 @@
+# Copyright: (c) 2026, webstack.ha contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The shards as one process sees them: connections, fail-over, breakers. Knows Redis, not Django."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import MasterNotFoundError, Sentinel
+
+from .breaker import Breaker
+from .configuration import Address, Configuration, load
+
+TIMEOUT_SECONDS = 0.25
+# How long a sentinel that did not answer is passed over.
+SILENT_SENTINEL_SECONDS = 1.0
+
+Command = tuple[Any, ...]
+
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError)
+# Replies of a server that is there but cannot serve now. Any other error reply is a fault of the caller
+# or of the configuration, and is raised.
+_REFUSALS = ("OOM ", "READONLY ", "MASTERDOWN ", "NOREPLICAS ", "LOADING ")
+
+
+class ShardUnavailable(redis.ConnectionError):
+    """A shard did not answer, and the caller asked to be told (`ignore_errors: False`)."""
+
+
+def is_refusal(error: redis.ResponseError) -> bool:
+    """Tell whether a server said that it cannot serve at the moment."""
+    # redis-py cuts the code off the text of those errors that have a class of their own.
+    return isinstance(error, (redis.OutOfMemoryError, redis.ReadOnlyError)) or str(error).startswith(_REFUSALS)
+
+
+def is_worth_repeating(error: BaseException) -> bool:
+    """Tell whether a second attempt may help: after a broken connection yes, after silence never.
+
+    A server that let 250 ms pass would only cost the request another 250 ms.
+    """
+    return isinstance(error, redis.ConnectionError) and not isinstance(error, MasterNotFoundError)
+
+
+class _Discovery(Sentinel):
+    """Asks the sentinels for the master of one shard.
+
+    redis-py's own asks for the state of all shards each time, waits for every silent sentinel again and
+    again, and swaps list entries without a lock, which under threads can lose a sentinel.
+    """
+
+    def __init__(self, addresses: Sequence[Address], options: Mapping[str, Any]) -> None:
+        super().__init__([(each.host, each.port) for each in addresses], sentinel_kwargs=dict(options))
+        self._silent_until = [0.0] * len(addresses)
+        self._preferred = 0
+
+    def discover_master(self, service_name: str) -> tuple[str, int]:
+        errors = []
+        count = len(self.sentinels)
+        first = self._preferred
+        for index in ((first + offset) % count for offset in range(count)):
+            if time.monotonic() < self._silent_until[index]:
+                continue
+            try:
+                state: Any = self.sentinels[index].sentinel_master(service_name)
+            except UNREACHABLE as exc:
+                self._silent_until[index] = time.monotonic() + SILENT_SENTINEL_SECONDS
+                errors.append(str(exc))
+                continue
+            except redis.ResponseError as exc:  # this one does not know the shard
+                errors.append(str(exc))
+                continue
+            if self.check_master_state(state, service_name):
+                self._preferred = index
+                return state["ip"], state["port"]
+        raise MasterNotFoundError(f"no sentinel knows a master of {service_name} ({'; '.join(errors) or 'all down'})")
+
+
+class Shard:
+    """One shard: a client of its current master, and a breaker."""
+
+    def __init__(self, name: str, client: redis.Redis) -> None:
+        self.name = name
+        self.client = client
+        self.breaker = Breaker(name, client.ping)
+
+
+class Cluster:
+    """All shards of one configuration. One per process, shared by its threads, usable after a fork."""
+
+    def __init__(self, configuration: Configuration, **options: Any) -> None:
+        self.ring = configuration.ring
+        connection: dict[str, Any] = {
+            "socket_timeout": TIMEOUT_SECONDS,
+            "socket_connect_timeout": TIMEOUT_SECONDS,
+            "socket_keepalive": True,
+            "protocol": 2,
+            "username": configuration.username,
+            "password": configuration.password,
+            **options,
+            # Repeating is decided here, where it is known which operations may run twice.
+            "retry": Retry(NoBackoff(), 0),
+        }
+        discovery = None
+        if configuration.sentinels:
+            discovery = _Discovery(
+                configuration.sentinels, {key: value for key, value in connection.items() if key != "db"}
+            )
+        self.shards: dict[str, Shard] = {}
+        for name, servers in configuration.shards.items():
+            if discovery:
+                client = discovery.master_for(name, **connection)
+            else:
+                client = redis.Redis(servers[0].host, servers[0].port, **connection)
+            self.shards[name] = Shard(name, client)
+
+    def shard_of(self, key: str | bytes) -> Shard:
+        return self.shards[self.ring.locate(key)]
+
+    def reset_after_fork(self) -> None:
+        # The connection pools of redis-py notice a fork themselves.
+        for shard in self.shards.values():
+            shard.breaker.reset()
+
+    def exchange(
+        self, batches: Mapping[str, Sequence[Command]]
+    ) -> tuple[dict[str, list[Any]], dict[str, BaseException | None]]:
+        """Send each shard its commands, to all of them first, then read from all.
+
+        Every command must be one that may run twice. Returns the replies of the shards that answered (an
+        error reply stands in its place in the list), and the other shards, each with its error, or with
+        None where the breaker was open.
+        """
+        replies: dict[str, list[Any]] = {}
+        failures: dict[str, BaseException | None] = {}
+        self._exchange_once(batches, replies, failures)
+        again = {name: batches[name] for name, exc in failures.items() if exc and is_worth_repeating(exc)}
+        if again:
+            for name in again:
+                del failures[name]
+            self._exchange_once(again, replies, failures)
+        for name, error in failures.items():
+            if error:
+                self.shards[name].breaker.failed(error)
+        for name in replies:
+            self.shards[name].breaker.succeeded()
+        return replies, failures
+
+    def _exchange_once(
+        self,
+        batches: Mapping[str, Sequence[Command]],
+        replies: dict[str, list[Any]],
+        failures: dict[str, BaseException | None],
+    ) -> None:
+        sent: list[tuple[Shard, Any, int]] = []
+        try:
+            for name, commands in batches.items():
+                shard = self.shards[name]
+                if not shard.breaker.allows():
+                    failures[name] = None
+                    continue
+                try:
+                    connection = shard.client.connection_pool.get_connection()
+                    # From here on the connection is given back below, whatever happens.
+                    sent.append((shard, connection, len(commands)))
+                    connection.send_packed_command(connection.pack_commands(commands))
+                except UNREACHABLE as exc:
+                    failures[name] = exc
+            patience = True
+            while sent:
+                shard, connection, count = sent[-1]
+                if shard.name not in failures:
+                    try:
+                        # The servers work at the same time: who is silent when another one's time is up
+                        # has had its 250 ms, too.
+                        if not patience and not connection.can_read(0):
+                            raise redis.TimeoutError("Timeout reading from socket")
+                        replies[shard.name] = [_read(connection) for _ in range(count)]
+                    except UNREACHABLE as exc:
+                        failures[shard.name] = exc
+                        patience = patience and not isinstance(exc, redis.TimeoutError)
+                sent.pop()
+                if shard.name in failures:
+                    connection.disconnect()
+                shard.client.connection_pool.release(connection)
+        finally:
+            # Only after an exception that is none of ours: replies that nobody read must not meet the
+            # next command on the same connection.
+            for shard, connection, _ in sent:
+                connection.disconnect()
+                shard.client.connection_pool.release(connection)
+
+
+def _read(connection: Any) -> Any:
+    try:
+        return connection.read_response()
+    except redis.ResponseError as exc:
+        return exc
+
+
+_clusters: dict[tuple[str, str], Cluster] = {}
+_clusters_lock = threading.Lock()
+
+
+def shared_cluster(path: str, options: Mapping[str, Any]) -> Cluster:
+    """Return this process's cluster of a configuration file; Django makes a cache object per thread."""
+    identity = (path, repr(sorted(options.items())))
+    cluster = _clusters.get(identity)
+    if cluster is None:
+        with _clusters_lock:
+            cluster = _clusters.get(identity)
+            if cluster is None:
+                cluster = _clusters[identity] = Cluster(load(path), **options)
+    return cluster
+
+
+def _after_fork() -> None:
+    global _clusters_lock
+    _clusters_lock = threading.Lock()
+    for cluster in _clusters.values():
+        cluster.reset_after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
