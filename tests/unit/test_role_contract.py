@@ -1,0 +1,265 @@
+"""What every role promises: inputs, specifications, documentation and tests that agree with each other."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import pathlib
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ROLES = sorted(path.name for path in ROOT.glob("roles/*") if path.is_dir())
+SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
+SITE = yaml.safe_load((ROOT / "meta/site_specs.yml").read_text(encoding="utf-8"))
+
+#: What the issue names; a role that disappears is noticed.
+EXPECTED = {
+    "backup_slave",
+    "lb_nginx",
+    "mysql_replication",
+    "redis_cluster_client",
+    "redis_shard",
+    "shared_media",
+    "vip_failover",
+    "was_django",
+}
+
+
+def load(path: pathlib.Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def entries(role: str) -> Mapping[str, Any]:
+    return (load(ROOT / "roles" / role / "meta/argument_specs.yml") or {}).get("argument_specs") or {}
+
+
+def options(role: str) -> Mapping[str, Any]:
+    return (entries(role).get("main") or {}).get("options") or {}
+
+
+def defaults(role: str) -> Mapping[str, Any]:
+    return load(ROOT / "roles" / role / "defaults/main.yml") or {}
+
+
+def walk(specs: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for name, spec in specs.items():
+        yield f"{path}{name}", spec
+        yield from walk(spec.get("options") or {}, f"{path}{name}.")
+
+
+def same(value: Any) -> Any:
+    """Return a value without what does not matter: white space around a folded expression."""
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def role_docs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("role_docs", ROOT / "tools/role_docs.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["role_docs"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_roles_are_there() -> None:
+    assert set(ROLES) == EXPECTED
+
+
+def test_every_role_has_its_place_in_a_site() -> None:
+    assert {role for group in SITE["groups"].values() for role in group["roles"]} == set(ROLES)
+
+
+# --- Inputs ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_specs_and_defaults_have_the_same_keys(role: str) -> None:
+    known = options(role)
+    required = {name for name, spec in known.items() if spec.get("required")}
+    assert set(defaults(role)) == set(known) - required
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_specs_and_defaults_have_the_same_values(role: str) -> None:
+    known = options(role)
+    for name, value in defaults(role).items():
+        assert "default" in known[name] or value is None, f"{name}: the specification has no default"
+        assert same(known[name].get("default")) == same(value), name
+        assert type(known[name].get("default")) is type(value), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_required_inputs_stand_commented_out_in_the_defaults(role: str) -> None:
+    text = (ROOT / "roles" / role / "defaults/main.yml").read_text(encoding="utf-8")
+    for name, spec in options(role).items():
+        if spec.get("required"):
+            assert "default" not in spec, name
+            assert re.search(rf"^# ?{name}:", text, re.MULTILINE), f"{name}: no commented line in the defaults"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_inputs_carry_the_name_of_their_role(role: str) -> None:
+    assert [name for name in options(role) if not name.startswith(f"{role}_")] == []
+    internal = load(ROOT / "roles" / role / "vars/main.yml") or {}
+    assert [name for name in internal if not name.startswith(f"__{role}_")] == []
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_option_is_typed_and_described(role: str) -> None:
+    for entry in entries(role).values():
+        assert entry.get("short_description"), "an entry point without a short description"
+        for name, spec in walk(entry.get("options") or {}):
+            assert spec.get("description"), f"{name}: no description"
+            assert spec.get("type"), f"{name}: no type"
+            if spec["type"] == "list":
+                assert spec.get("elements"), f"{name}: a list of what?"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_entry_points_have_a_specification(role: str) -> None:
+    """Whatever is meant to be called from outside by tasks_from is validated too."""
+    for name in entries(role):
+        assert (ROOT / "roles" / role / "tasks" / f"{name}.yml").is_file(), name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_password_has_no_default(role: str) -> None:
+    for name, spec in options(role).items():
+        if re.search(r"(password|secret_key|passphrase|token)$", name):
+            value = spec.get("default")
+            # An expression hands on the collection's own password, which has no default either.
+            assert value in (None, "") or "webstack_" in value or "_password" in value, name
+            assert spec.get("no_log") or spec.get("type") == "bool", f"{name}: lacks no_log"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_collection_settings_are_read_in_defaults_only_and_exist(role: str) -> None:
+    base = ROOT / "roles" / role
+    text = (base / "defaults/main.yml").read_text(encoding="utf-8")
+    used = set(re.findall(r"(?<![\w.])webstack_[a-z_]+", re.sub(r"(?m)^\s*#.*$", "", text)))
+    assert used - set(SITE["options"]) == set()
+    for path in sorted(base.glob("tasks/**/*.yml")) + sorted(base.glob("handlers/*.yml")):
+        for expression in re.findall(r"\{\{.*?\}\}", path.read_text(encoding="utf-8"), re.DOTALL):
+            found = set(re.findall(r"(?<![\w.'/-])webstack_[a-z_]+", expression)) & set(SITE["options"])
+            assert not found, f"{path.relative_to(ROOT)}: {found}"
+
+
+def test_secrets_are_known_inputs() -> None:
+    known = {name for role in ROLES for name in options(role)} | set(SITE["options"])
+    assert [name for name in SITE["secrets"] if name not in known] == []
+    for name in ("unique", "equal"):
+        assert [variable for variable in SITE.get(name) or {} if variable not in known] == []
+    for entry in SITE.get("listening") or []:
+        assert entry["port"] in options(entry["role"])
+
+
+# --- Documentation and tests -----------------------------------------------------------------------------
+
+
+def test_tables_are_up_to_date() -> None:
+    docs = role_docs()
+    outdated = []
+    for path, content in docs.documents(ROOT):
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if docs.filled(text, content) != text or not text:
+            outdated.append(str(path.relative_to(ROOT)))
+    assert outdated == [], "run `make docs`"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_has_a_scenario_and_behaviour_tests(role: str) -> None:
+    assert role in SCENARIOS
+    assert list((ROOT / "tests/testinfra" / role).glob("test_*.py")), "no tests/testinfra directory with tests"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_is_complete(role: str) -> None:
+    base = ROOT / "roles" / role
+    missing = [
+        name
+        for name in ("README.md", "defaults/main.yml", "meta/main.yml", "meta/argument_specs.yml", "tasks/main.yml")
+        if not (base / name).is_file()
+    ]
+    assert missing == []
+    meta = load(base / "meta/main.yml")
+    assert meta.get("dependencies") == []
+    assert meta["galaxy_info"]["platforms"]
+
+
+def yaml_files() -> list[pathlib.Path]:
+    return sorted(
+        path for top in ("roles", "playbooks", "molecule") for path in (ROOT / top).rglob("*.yml") if path.is_file()
+    )
+
+
+def test_no_failure_is_swallowed() -> None:
+    swallowed = [
+        str(path.relative_to(ROOT))
+        for path in yaml_files()
+        if re.search(r"^\s*(- )?ignore_errors\s*:", path.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert swallowed == []
+
+
+def test_playbooks_have_names_that_can_be_called() -> None:
+    assert [p.name for p in ROOT.glob("playbooks/*.yml") if not re.fullmatch(r"[a-z][a-z0-9_]*\.yml", p.name)] == []
+
+
+# --- Labs ------------------------------------------------------------------------------------------------
+
+
+def inventory(scenario: str) -> tuple[list[str], dict[str, Any]]:
+    """Return the hosts of a scenario in order, and the variables of its `all` group."""
+    path = ROOT / "molecule" / scenario / "inventory.yml"
+    settings = (load(ROOT / "molecule" / scenario / "molecule.yml") or {}).get("provisioner", {}).get("inventory", {})
+    link = (settings.get("links") or {}).get("hosts")
+    variables: dict[str, Any] = {}
+    if not path.is_file() and link:
+        path = (ROOT / "molecule" / scenario / link).resolve()
+        for file in sorted((path.parent / "group_vars/all").glob("*.yml")):
+            if file.name != "secrets.yml":
+                variables.update(load(file) or {})
+    data = load(path)
+    hosts: dict[str, None] = {}
+
+    def collect(group: Mapping[str, Any]) -> None:
+        hosts.update(dict.fromkeys(group.get("hosts") or {}))
+        for child in (group.get("children") or {}).values():
+            collect(child or {})
+
+    for group in data.values():
+        collect(group)
+    variables.update(data.get("all", {}).get("vars") or {})
+    return list(hosts), variables
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_platforms_are_the_hosts_of_the_inventory(scenario: str) -> None:
+    platforms = [platform["name"] for platform in load(ROOT / "molecule" / scenario / "molecule.yml")["platforms"]]
+    assert sorted(platforms) == sorted(inventory(scenario)[0])
+
+
+def test_labs_never_collide() -> None:
+    hosts = Counter(host for scenario in SCENARIOS for host in inventory(scenario)[0])
+    assert [host for host, count in hosts.items() if count > 1] == []
+    networks = [
+        (scenario, ipaddress.ip_network(inventory(scenario)[1]["webstack_network"]))
+        for scenario in SCENARIOS
+        if "webstack_network" in inventory(scenario)[1]
+    ]
+    clashes = [
+        (one, two)
+        for index, (one, first) in enumerate(networks)
+        for two, second in networks[index + 1 :]
+        if first.overlaps(second)
+    ]
+    assert clashes == []
