@@ -1,0 +1,72 @@
+"""An application server for the tests of the balancer: says what reached it, and counts what it executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+posts: list[str] = []
+counters: dict[str, int] = {}
+lock = threading.Lock()
+
+
+class Application(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def answer(self, body: bytes | None = None) -> None:
+        url = urlsplit(self.path)
+        query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        with lock:
+            counters[url.path] = counters.get(url.path, 0) + 1
+            count = counters[url.path]
+            if self.command == "POST":
+                posts.append(query.get("id", ""))
+        time.sleep(float(query.get("sleep", "0")))
+        if url.path == "/posts":
+            text = json.dumps(posts)
+        else:
+            facts = {
+                "server": socket.gethostname(),
+                "count": count,
+                "method": self.command,
+                "headers": {key.lower(): value for key, value in self.headers.items()},
+                "user": self.headers.get("Cookie") or self.headers.get("Authorization"),
+                "body": len(body or b""),
+            }
+            text = json.dumps(facts)
+        missing = query.get("only", socket.gethostname()) != socket.gethostname()
+        self.send_response(404 if missing else int(query.get("status", "200")))
+        self.send_header("Content-Type", "application/json")
+        for name in ("Cache-Control", "Vary", "Set-Cookie", "ETag"):
+            if name in query:
+                self.send_header(name, query[name])
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(text.encode())
+
+    def do_GET(self) -> None:  # noqa: N802
+        self.answer()
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def do_POST(self) -> None:  # noqa: N802
+        self.answer(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
+
+    def log_message(self, *_: object) -> None:
+        """Keep the journal quiet."""
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 256
+    daemon_threads = True
+
+
+if __name__ == "__main__":
+    Server(("0.0.0.0", int(os.environ.get("PORT", "8000"))), Application).serve_forever()
