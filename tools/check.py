@@ -17,8 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass, field
+from xml.etree import ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
@@ -53,7 +53,19 @@ def python(*arguments: str) -> list[str]:
 
 def pytest(name: str, *paths: str) -> Check:
     junit = LOGS / f"{name}.xml"
-    return Check(name, python("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={junit}", *paths), junit)
+    return Check(
+        name,
+        python(
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            f"--junit-xml={junit}",
+            *paths,
+        ),
+        junit,
+    )
 
 
 def shell_scripts() -> list[str]:
@@ -78,7 +90,10 @@ def lint() -> list[Check]:
         Check("shellcheck", [str(BIN / "shellcheck"), *shell_scripts()]),
         Check("role-docs", python("tools/role_docs.py", "--check")),
         Check("changelog", [str(BIN / "antsibull-changelog"), "lint"]),
-        Check("ansible-lint", [str(BIN / "ansible-lint"), "--offline", "--profile=production"]),
+        Check(
+            "ansible-lint",
+            [str(BIN / "ansible-lint"), "--offline", "--profile=production"],
+        ),
     ]
 
 
@@ -90,7 +105,13 @@ def scenarios() -> list[str]:
 
 def molecule(name: str) -> list[Check]:
     junit = LOGS / f"verify-{name}.xml"
-    return [Check(f"molecule-{name}", [str(BIN / "molecule"), "test", "--scenario-name", name], junit)]
+    return [
+        Check(
+            f"molecule-{name}",
+            [str(BIN / "molecule"), "test", "--scenario-name", name],
+            junit,
+        )
+    ]
 
 
 def stage(name: str) -> list[Check]:
@@ -145,7 +166,12 @@ def run(check: Check, result: Result) -> bool:
     started = time.monotonic()
     with log.open("wb") as out:
         process = subprocess.Popen(
-            check.command, cwd=check.cwd, env=environment, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            check.command,
+            cwd=check.cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
         )
         try:
             code = process.wait()
@@ -158,7 +184,10 @@ def run(check: Check, result: Result) -> bool:
     result.add(passed, failed)
     result.seconds[check.name] = seconds
     word = "ok" if code == 0 else "FAILED"
-    print(f"check: {check.name:<28} {word:<7} {passed:>4} passed {failed:>3} failed {seconds:>7.1f} s", flush=True)
+    print(
+        f"check: {check.name:<28} {word:<7} {passed:>4} passed {failed:>3} failed {seconds:>7.1f} s",
+        flush=True,
+    )
     if code != 0:
         print(f"  command: {shlex.join(check.command)}")
         lines = log.read_text(errors="replace").splitlines()
@@ -186,7 +215,10 @@ def main(names: list[str]) -> int:
             for check in stage(name):
                 run(check, result)
     except KeyboardInterrupt:
-        print("\ncheck: interrupted; 'make test' runs again, 'make clean' removes what was left", file=sys.stderr)
+        print(
+            "\ncheck: interrupted; 'make test' runs again, 'make clean' removes what was left",
+            file=sys.stderr,
+        )
         return 130
     print(f"\ncheck: {(time.monotonic() - started) / 60:.1f} minutes; the slowest:")
     for name, seconds in sorted(result.seconds.items(), key=lambda item: -item[1])[:12]:

@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-port=${WEBSTACK_DEMO_PORT:-8443}
+port=${WEBSTACK_LAB_PORT:-8443}
 inventory=inventories/demo
 export ANSIBLE_CONFIG=ansible.cfg
 

@@ -9,7 +9,8 @@ the lab reads:
   lab_names     list of extra names that every host resolves, [{name, address}]
   lab_publish   list of [{port, to}]: forward 127.0.0.1:port of this machine through the host to an address:port
 
-Environment: WEBSTACK_LAB_RELEASE (Debian release, 13 or 12), WEBSTACK_LAB_IMAGE (overrides lab_image).
+Environment: WEBSTACK_LAB_RELEASE (Debian release, 13 or 12), WEBSTACK_LAB_IMAGE (overrides lab_image),
+WEBSTACK_LAB_PORT (port of this machine for lab_publish).
 """
 
 from __future__ import annotations
@@ -90,10 +91,17 @@ def apt_uris() -> list[str]:
         for stanza in path.read_text().split("\n\n"):
             if "debian-archive-keyring" in stanza and "Enabled: no" not in stanza:
                 uris += re.findall(r"^URIs:\s*(\S+)", stanza, re.M)
-    lists = [pathlib.Path("/etc/apt/sources.list"), *pathlib.Path("/etc/apt/sources.list.d").glob("*.list")]
+    lists = [
+        pathlib.Path("/etc/apt/sources.list"),
+        *pathlib.Path("/etc/apt/sources.list.d").glob("*.list"),
+    ]
     for path in lists:
         if path.is_file():
-            uris += re.findall(r"^deb\s+(?:\[[^\]]*\]\s*)?(\S+/debian(?:-security)?/?)\s", path.read_text(), re.M)
+            uris += re.findall(
+                r"^deb\s+(?:\[[^\]]*\]\s*)?(\S+/debian(?:-security)?/?)\s",
+                path.read_text(),
+                re.M,
+            )
     archive = next((u for u in uris if u.rstrip("/").endswith("/debian")), None)
     security = next((u for u in uris if u.rstrip("/").endswith("/debian-security")), None)
     return [u for u in (archive, security) if u]
@@ -118,9 +126,23 @@ def base_image(version: str) -> tuple[str, bool]:
     if shutil.which("debootstrap") is None:
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         run("apt-get", "-qq", "update", env=environment)
-        run("apt-get", "-qq", "install", "-y", "--no-install-recommends", "debootstrap", env=environment)
+        run(
+            "apt-get",
+            "-qq",
+            "install",
+            "-y",
+            "--no-install-recommends",
+            "debootstrap",
+            env=environment,
+        )
     with tempfile.TemporaryDirectory(prefix="webstack-lab-") as work:
-        run("debootstrap", "--variant=minbase", CODENAMES[version], f"{work}/root", uris[0])
+        run(
+            "debootstrap",
+            "--variant=minbase",
+            CODENAMES[version],
+            f"{work}/root",
+            uris[0],
+        )
         with subprocess.Popen(["tar", "-C", f"{work}/root", "-c", "."], stdout=subprocess.PIPE) as archive:
             docker("import", "-", own, stdin=archive.stdout)
     return own, True
@@ -137,7 +159,11 @@ def machine_files(folder: pathlib.Path, version: str, own_base: bool) -> None:
             lines.append(f"deb {uris[1]} {name}-security main")
         (folder / "etc/apt/sources.list").write_text("\n".join(lines) + "\n")
     if shutil.which("apt-config"):
-        keys = ("Acquire::Check-Valid-Until", "Acquire::Check-Date", "Acquire::http::Proxy")
+        keys = (
+            "Acquire::Check-Valid-Until",
+            "Acquire::Check-Date",
+            "Acquire::http::Proxy",
+        )
         dump = run("apt-config", "dump", "--no-empty", *keys).stdout
         (folder / "etc/apt/apt.conf.d/80machine").write_text(dump)
     bundle = pathlib.Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
@@ -171,7 +197,14 @@ def image(kind: str) -> str:
     packages = " ".join(role_packages()) if kind == "warm" else ""
     wanted = f"{(ROOT / 'lab/Dockerfile').read_text()}{packages}"
     stamp = str(zlib.crc32(wanted.encode()))
-    label = docker("image", "inspect", "--format", '{{index .Config.Labels "webstack.stamp"}}', name, check=False)
+    label = docker(
+        "image",
+        "inspect",
+        "--format",
+        '{{index .Config.Labels "webstack.stamp"}}',
+        name,
+        check=False,
+    )
     if label.stdout.strip() == stamp:
         return name
     say(f"building image {name}")
@@ -183,8 +216,14 @@ def image(kind: str) -> str:
         machine_files(context / "machine", version, own_base)
         # The classic builder is everywhere; buildx is not. `--target lean` comes first so that warm reuses it.
         docker(
-            "build", "--quiet", f"--target={kind}", f"--tag={name}", f"--label=webstack.stamp={stamp}",
-            f"--build-arg=BASE={base}", f"--build-arg=PACKAGES={packages}", str(context),
+            "build",
+            "--quiet",
+            f"--target={kind}",
+            f"--tag={name}",
+            f"--label=webstack.stamp={stamp}",
+            f"--build-arg=BASE={base}",
+            f"--build-arg=PACKAGES={packages}",
+            str(context),
             env={**os.environ, "DOCKER_BUILDKIT": "0"},
         )
     say(f"image {name} built in {time.monotonic() - started:.0f} s")
@@ -227,7 +266,14 @@ def network(hosts: dict[str, dict[str, Any]], lab: str) -> str:
                    f"--opt=com.docker.network.driver.mtu={mtu}", name)  # fmt: skip
         except LabError as error:
             if "overlap" in str(error):
-                other = docker("network", "ls", "--filter", f"label={LABEL}", "--format", "{{.Name}}").stdout.split()
+                other = docker(
+                    "network",
+                    "ls",
+                    "--filter",
+                    f"label={LABEL}",
+                    "--format",
+                    "{{.Name}}",
+                ).stdout.split()
                 hint = f" Running labs: {', '.join(other)} ('make demo-down' ends the demo)." if other else ""
                 raise LabError(f"network {subnet} is in use on this machine.{hint}") from error
             raise
@@ -235,7 +281,13 @@ def network(hosts: dict[str, dict[str, Any]], lab: str) -> str:
 
 
 def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[str]) -> None:
-    state = docker("inspect", "--format", '{{.State.Running}} {{index .Config.Labels "webstack.lab"}}', name, check=False)
+    state = docker(
+        "inspect",
+        "--format",
+        '{{.State.Running}} {{index .Config.Labels "webstack.lab"}}',
+        name,
+        check=False,
+    )
     if state.returncode == 0:
         running, _, owner = state.stdout.strip().partition(" ")
         if owner != lab:
@@ -247,7 +299,8 @@ def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[
         docker(
             "run", "--detach", f"--name={name}", f"--hostname={name}", f"--network={net}",
             f"--ip={variables['webstack_address']}", f"--label={LABEL}={lab}",
-            *(f"--publish=127.0.0.1:{p['port']}:{p['port']}" for p in variables.get("lab_publish", [])),
+            *(f"--publish=127.0.0.1:{os.environ.get('WEBSTACK_LAB_PORT', p['port'])}:{p['port']}"
+              for p in variables.get("lab_publish", [])),
             *(f"--add-host={n}" for n in names), *RUN_FLAGS, image(kind),
         )  # fmt: skip
 
@@ -261,7 +314,15 @@ def ready(name: str, variables: dict[str, Any]) -> None:
         if state == "running":
             break
         if state == "degraded":
-            failed = docker("exec", name, "systemctl", "--failed", "--no-legend", "--plain", check=False).stdout
+            failed = docker(
+                "exec",
+                name,
+                "systemctl",
+                "--failed",
+                "--no-legend",
+                "--plain",
+                check=False,
+            ).stdout
             raise LabError(f"{name}: a unit failed at boot:\n{failed}")
         time.sleep(0.2)
     else:
@@ -278,7 +339,14 @@ def forward(name: str, item: dict[str, Any]) -> None:
         f"{unit}.service": f"[Service]\nExecStart=/lib/systemd/systemd-socket-proxyd {item['to']}\n",
     }
     for file, text in files.items():
-        docker("exec", "--interactive", name, "tee", f"/run/systemd/system/{file}", input=text)
+        docker(
+            "exec",
+            "--interactive",
+            name,
+            "tee",
+            f"/run/systemd/system/{file}",
+            input=text,
+        )
     docker("exec", name, "systemctl", "daemon-reload")
     docker("exec", name, "systemctl", "start", f"{unit}.socket")
 
@@ -314,7 +382,10 @@ def down(lab: str) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    for word, text in (("up", "start the hosts of an inventory"), ("down", "remove the hosts of a lab")):
+    for word, text in (
+        ("up", "start the hosts of an inventory"),
+        ("down", "remove the hosts of a lab"),
+    ):
         sub = commands.add_parser(word, help=text)
         sub.add_argument("--lab", required=True, help="name of the lab, for example demo")
         if word == "up":
@@ -334,7 +405,14 @@ def main() -> int:
             for kind in options.kind:
                 image(kind)
         else:
-            labs = docker("ps", "--all", "--filter", f"label={LABEL}", "--format", f'{{{{.Label "{LABEL}"}}}}').stdout
+            labs = docker(
+                "ps",
+                "--all",
+                "--filter",
+                f"label={LABEL}",
+                "--format",
+                f'{{{{.Label "{LABEL}"}}}}',
+            ).stdout
             for lab in sorted(set(labs.split())):
                 down(lab)
             images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()

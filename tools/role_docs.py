@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Write the variable tables between the markers, from the specifications.
 
-  tools/role_docs.py            every role's README.md, and docs/architecture.md
-  tools/role_docs.py --check    write nothing, exit 1 when a table is out of date
+tools/role_docs.py            every role's README.md, and docs/architecture.md
+tools/role_docs.py --check    write nothing, exit 1 when a table is out of date
 """
 
 from __future__ import annotations
@@ -127,7 +127,11 @@ def documents(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
 def main(arguments: list[str]) -> int:
     """Write or check; return the exit code."""
     parser = argparse.ArgumentParser(description="Write the variable tables from the specifications.")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail when a table is out of date")
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing, fail when a table is out of date",
+    )
     check = parser.parse_args(arguments).check
     bad = 0
     for path, content in documents(ROOT):
@@ -143,7 +147,10 @@ def main(arguments: list[str]) -> int:
             bad += 1
         elif wanted != text:
             if check:
-                print(f"role_docs: {name} is out of date: run `make docs`", file=sys.stderr)
+                print(
+                    f"role_docs: {name} is out of date: run `make docs`",
+                    file=sys.stderr,
+                )
                 bad += 1
             else:
                 path.write_text(wanted, encoding="utf-8")

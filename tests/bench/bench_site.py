@@ -22,7 +22,10 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PLAYBOOK = ROOT / ".venv/bin/ansible-playbook"
-RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)\s+skipped=(\d+)", re.M)
+RECAP = re.compile(
+    r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)\s+skipped=(\d+)",
+    re.M,
+)
 
 
 def play(inventory: str, playbook: str, *options: str) -> tuple[float, str]:
@@ -30,7 +33,11 @@ def play(inventory: str, playbook: str, *options: str) -> tuple[float, str]:
     result = subprocess.run(
         [str(PLAYBOOK), "-i", inventory, playbook, *options],
         cwd=ROOT,
-        env={**os.environ, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_NOCOLOR": "1",
+        },
         capture_output=True,
         text=True,
     )
@@ -57,7 +64,15 @@ def floor(counts: dict[str, int], folder: str) -> str:
         tiers[count].append(host)
     for count, hosts in sorted(tiers.items()):
         trivial = [{"name": "Ping", "ansible.builtin.ping": None}] * count
-        plays.append({"name": "Floor", "hosts": ",".join(hosts), "gather_facts": False, "become": True, "tasks": trivial})
+        plays.append(
+            {
+                "name": "Floor",
+                "hosts": ",".join(hosts),
+                "gather_facts": False,
+                "become": True,
+                "tasks": trivial,
+            }
+        )
     path = pathlib.Path(folder, "floor.yml")
     path.write_text(json.dumps(plays))
     return str(path)
@@ -84,7 +99,10 @@ def main() -> None:
             floor_seconds.append(play(options.inventory, floor(counts, folder))[0])
 
     total = sum(counts.values())
-    site_median, floor_median = statistics.median(site_seconds), statistics.median(floor_seconds)
+    site_median, floor_median = (
+        statistics.median(site_seconds),
+        statistics.median(floor_seconds),
+    )
     print(f"no-change run of {site} on {len(counts)} hosts, median of {options.rounds} rounds side by side")
     print(f"  {'':<10} {'seconds':>8} {'tasks':>6} {'ms per task and host':>21}")
     print(f"  {'site':<10} {site_median:>8.1f} {total:>6} {1000 * site_median / total:>21.1f}")

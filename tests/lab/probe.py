@@ -24,7 +24,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url")
     parser.add_argument("--seconds", type=float, default=8)
-    parser.add_argument("--interval", type=float, default=0.05, help="seconds between the starts of requests")
+    parser.add_argument(
+        "--interval",
+        type=float,
+        default=0.05,
+        help="seconds between the starts of requests",
+    )
     parser.add_argument("--timeout", type=float, default=5, help="seconds")
     parser.add_argument("--method", default="GET")
     parser.add_argument("--data")
@@ -49,7 +54,12 @@ def main() -> None:
             else:
                 connection = http.client.HTTPConnection(target.netloc, timeout=options.timeout)
             path = target.path or "/"
-            connection.request(options.method, f"{path}?{target.query}" if target.query else path, options.data, headers)
+            connection.request(
+                options.method,
+                f"{path}?{target.query}" if target.query else path,
+                options.data,
+                headers,
+            )
             response = connection.getresponse()
             status, body = response.status, response.read()
             connection.close()

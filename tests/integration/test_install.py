@@ -1,0 +1,185 @@
+"""The tarball that `ansible-galaxy collection build` makes, installed and used outside of the checkout."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tarfile
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BIN = pathlib.Path(sys.executable).parent
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with nothing but the installed collection; the working directory of the user."""
+    work = tmp_path_factory.mktemp("installed")
+    environment = {**os.environ, "ANSIBLE_HOME": str(work / "home")}
+    for command in (
+        ["ansible-galaxy", "collection", "build", "--output-path", str(work), str(ROOT)],
+        ["ansible-galaxy", "collection", "install", "--no-deps", "-p", str(work / "collections"),
+         str(work / f"webstack-ha-{version()}.tar.gz")],
+    ):  # fmt: skip
+        subprocess.run(
+            [str(BIN / command[0]), *command[1:]],
+            check=True,
+            cwd=work,
+            env=environment,
+            capture_output=True,
+        )
+    return work
+
+
+def version() -> str:
+    return yaml.safe_load((ROOT / "galaxy.yml").read_text())["version"]
+
+
+def run(installed: pathlib.Path, *command: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")}
+    environment |= {
+        "ANSIBLE_COLLECTIONS_PATH": str(installed / "collections"),
+        "ANSIBLE_HOME": str(installed / "home"),
+    }
+    return subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=installed,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_tarball_holds_what_a_user_needs_and_no_more(installed: pathlib.Path) -> None:
+    with tarfile.open(installed / f"webstack-ha-{version()}.tar.gz") as tar:
+        top = {name.split("/")[0] for name in tar.getnames()}
+    assert {
+        "README.md",
+        "LICENSE",
+        "meta",
+        "playbooks",
+        "plugins",
+        "roles",
+        "docs",
+        "inventories",
+    } <= top
+    assert not top & {
+        "tests",
+        "molecule",
+        "lab",
+        "tools",
+        ".venv",
+        ".cache",
+        "Makefile",
+        "ansible.cfg",
+        ".ci",
+    }
+
+
+def test_site_playbook_is_found_by_name(installed: pathlib.Path) -> None:
+    inventory = ROOT / "inventories/example"
+    result = run(
+        installed,
+        "ansible-playbook",
+        "webstack.ha.site",
+        "-i",
+        str(inventory),
+        "--list-tasks",
+    )
+    assert result.returncode == 0, result.stderr
+    for role in (
+        "lb_nginx",
+        "vip_failover",
+        "was_django",
+        "redis_shard",
+        "mysql_replication",
+        "backup_slave",
+    ):
+        assert role in result.stdout
+
+
+@pytest.mark.parametrize("name", ["backup", "restore", "reseed", "preflight", "secrets"])
+def test_every_operation_is_found_by_name(installed: pathlib.Path, name: str) -> None:
+    inventory = ROOT / "inventories/example"
+    result = run(
+        installed,
+        "ansible-playbook",
+        f"webstack.ha.{name}",
+        "-i",
+        str(inventory),
+        "--syntax-check",
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "kind, name",
+    [
+        ("filter", n)
+        for n in (
+            "ring",
+            "ring_locate",
+            "ring_shares",
+            "ring_moved",
+            "endpoints",
+            "shard_layout",
+        )
+    ]
+    + [("module", n) for n in ("files", "packages", "certificate", "preflight")]
+    + [("role", n) for n in ("lb_nginx", "was_django", "mysql_replication")],
+)
+def test_documentation_is_shown(installed: pathlib.Path, kind: str, name: str) -> None:
+    result = run(installed, "ansible-doc", "-t", kind, f"webstack.ha.{name}")
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout) > 300, result.stdout
+
+
+def test_example_inventory_lacks_only_its_secrets(installed: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """As a new user would: copy the example, see what is missing, write the secrets, be told no more of them."""
+    subprocess.run(
+        ["cp", "-r", str(ROOT / "inventories/example"), str(tmp_path / "mine")],
+        check=True,
+    )
+    preflight = (
+        "ansible-playbook",
+        "webstack.ha.preflight",
+        "-i",
+        str(tmp_path / "mine"),
+    )
+    before = run(installed, *preflight)
+    assert before.returncode != 0
+    assert "webstack_database_password" in before.stdout + before.stderr
+    written = run(
+        installed,
+        "ansible-playbook",
+        "webstack.ha.secrets",
+        "-i",
+        str(tmp_path / "mine"),
+    )
+    assert written.returncode == 0, written.stdout + written.stderr
+    secrets = tmp_path / "mine/group_vars/all/secrets.yml"
+    assert secrets.stat().st_mode & 0o777 == 0o600
+    values = yaml.safe_load(secrets.read_text())
+    assert all(len(value) >= 32 for value in values.values())
+    assert not any(value in written.stdout for value in values.values())
+    after = run(installed, *preflight)
+    assert not re.search(r"password|secret_key", after.stdout), after.stdout
+
+
+def test_floor_of_ansible_core_is_decided_in_one_place() -> None:
+    floor = yaml.safe_load((ROOT / "meta/runtime.yml").read_text())["requires_ansible"]
+    assert floor.startswith(">=")
+    assert f"ansible-core{'.'.join(floor.split('.')[:2])}" in (ROOT / "README.md").read_text()
+    pins = dict(
+        re.findall(
+            r"^([\w-]+)(?:\[\w+\])?==([\d.]+)$",
+            (ROOT / "requirements.txt").read_text(),
+            re.M,
+        )
+    )
+    assert tuple(map(int, pins["ansible-core"].split("."))) >= tuple(map(int, floor[2:].split(".")))
