@@ -13,7 +13,6 @@ from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVari
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
-
 from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout, _site_checks
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
 
@@ -135,14 +134,16 @@ class Inventory:
         self.groups: Mapping[str, Sequence[str]] = task_vars["groups"]
         self.checked: list[str] = list(task_vars["ansible_play_hosts_all"])
         self.warnings: list[str] = []
-        self.site = _site_checks.parse_site(
-            loader.load_from_file(os.path.join(collection, "meta", "site_specs.yml"))
-        )
+        self.site = _site_checks.parse_site(loader.load_from_file(os.path.join(collection, "meta", "site_specs.yml")))
         roles = os.path.join(collection, "roles")
         names = sorted(name for name in os.listdir(roles) if os.path.isdir(os.path.join(roles, name)))
         self.roles = {name: Role(name, os.path.join(roles, name), loader) for name in names}
         self.names = _site_checks.Names.build(
-            known=[*self.site.options, *(name for role in self.roles.values() for name in role.known)],
+            known=[
+                *self.site.options,
+                *self.site.secrets,
+                *(name for role in self.roles.values() for name in role.known),
+            ],
             prefixes=["webstack_", *(f"{name}_" for name in self.roles)],
             ignored_prefixes=self.site.ignored_prefixes,
         )
@@ -213,7 +214,7 @@ class Inventory:
                     problems.append(_site_checks.unworkable(host.name, name, _reason(error)))
                 else:
                     missing.setdefault(root, []).append(name)
-            except Exception as error:  # noqa: BLE001 - whatever an expression raises is a refused input
+            except Exception as error:  # whatever an expression raises is a refused input
                 problems.append(_site_checks.unworkable(host.name, name, _reason(error)))
         for root, needed_by in missing.items():
             problems.append(_site_checks.not_set(host.name, root, self.site.secrets, needed_by))

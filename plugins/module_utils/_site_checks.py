@@ -270,7 +270,7 @@ def wrong_kind(value: Any, spec: Mapping[str, Any], secret: bool = False) -> str
         return None
     hint = ""
     if wanted == "bool" and isinstance(value, str):
-        hint = ' (write it without quotes; on a command line as -e \'{"name": true}\')'
+        hint = " (write it without quotes; on a command line as -e '{\"name\": true}')"
     return f"must be {words}" + ("" if secret else f", not {shown(value)}") + hint
 
 
@@ -442,7 +442,9 @@ def check_groups(site: Site, groups: Mapping[str, Sequence[str]], allow_single: 
                 )
             )
         elif group.maximum is not None and count > group.maximum:
-            problems.append(Problem("", f"group {name}", f"has {count} hosts ({', '.join(hosts)}), {wanted} are needed"))
+            problems.append(
+                Problem("", f"group {name}", f"has {count} hosts ({', '.join(hosts)}), {wanted} are needed")
+            )
         elif name == "sentinel" and count % 2 == 0:
             problems.append(
                 Problem("", f"group {name}", f"has {count} hosts: an odd number is needed, a tie elects nobody")
@@ -652,7 +654,9 @@ def check_host(host: str, answer: Mapping[str, Any] | None) -> list[Problem]:
     facts = answer.get("ansible_facts") or {}
     if answer.get("rc", 0) not in (0, None) or "ansible_distribution" not in facts:
         reason = " ".join(
-            str(answer.get("module_stderr") or answer.get("module_stdout") or answer.get("msg") or "no reason given").split()
+            str(
+                answer.get("module_stderr") or answer.get("module_stdout") or answer.get("msg") or "no reason given"
+            ).split()
         )
         return [Problem(host, "connection", f"the host cannot be managed (Python 3, sudo?): {reason[:300]}")]
     problems = []

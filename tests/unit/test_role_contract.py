@@ -186,7 +186,13 @@ def test_a_role_is_complete(role: str) -> None:
     base = ROOT / "roles" / role
     missing = [
         name
-        for name in ("README.md", "defaults/main.yml", "meta/main.yml", "meta/argument_specs.yml", "tasks/main.yml")
+        for name in (
+            "README.md",
+            "defaults/main.yml",
+            "meta/main.yml",
+            "meta/argument_specs.yml",
+            "tasks/main.yml",
+        )
         if not (base / name).is_file()
     ]
     assert missing == []
@@ -205,7 +211,11 @@ def test_no_failure_is_swallowed() -> None:
     swallowed = [
         str(path.relative_to(ROOT))
         for path in yaml_files()
-        if re.search(r"^\s*(- )?ignore_errors\s*:", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if re.search(
+            r"^\s*(- )?ignore_errors\s*:",
+            path.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
     ]
     assert swallowed == []
 

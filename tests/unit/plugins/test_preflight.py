@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.webstack.ha.plugins.module_utils import _site_checks as checks
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ansible_collections.webstack.ha.plugins.module_utils import _site_checks as checks
 
 SPECS = pathlib.Path(__file__).resolve().parents[3] / "meta/site_specs.yml"
 SITE = checks.parse_site(yaml.safe_load(SPECS.read_text(encoding="utf-8")))
@@ -72,7 +71,10 @@ def test_a_good_site_passes() -> None:
 
 @pytest.mark.parametrize("group", ["lb", "was", "redis", "db"])
 def test_an_empty_group_is_refused_by_name(group: str) -> None:
-    for groups in ({**GROUPS, group: []}, {name: hosts for name, hosts in GROUPS.items() if name != group}):
+    for groups in (
+        {**GROUPS, group: []},
+        {name: hosts for name, hosts in GROUPS.items() if name != group},
+    ):
         (problem,) = checks.check_groups(SITE, groups, allow_single=False)
         assert problem.variable == f"group {group}"
         assert "has no hosts" in problem.message
@@ -130,7 +132,11 @@ def test_a_secret_is_asked_for_where_it_is_used_only() -> None:
 def test_what_only_a_tier_needs_is_not_asked_for_without_it() -> None:
     values = {"was1": {"webstack_address": "192.0.2.1", "webstack_network": "192.0.2.0/24"}}
     missing = {p.variable for p in checks.check_settings(SITE, {"was": ["was1"]}, values)}
-    assert missing == {"webstack_server_names", "webstack_database_password", "webstack_cache_password"}
+    assert missing == {
+        "webstack_server_names",
+        "webstack_database_password",
+        "webstack_cache_password",
+    }
 
 
 def test_a_site_wide_setting_must_agree() -> None:
@@ -248,7 +254,11 @@ def test_a_virtual_address_is_refused_exactly_when_it_is_no_free_host_address(
     address: ipaddress.IPv4Address, prefix: int
 ) -> None:
     values = on_all("webstack_virtual_addresses", [f"{address}/{prefix}"])
-    taken = {own["webstack_address"] for own in good().values()} | {"192.0.2.0", "192.0.2.255", "192.0.2.110"}
+    taken = {own["webstack_address"] for own in good().values()} | {
+        "192.0.2.0",
+        "192.0.2.255",
+        "192.0.2.110",
+    }
     assert bool(everything(values)) == (str(address) in taken)
 
 
@@ -261,14 +271,26 @@ def test_an_address_outside_the_network_never_passes(address: Any) -> None:
         assert [p for p in everything(values) if p.host == "was1"]
 
 
-@given(st.one_of(st.text(), st.integers(), st.none(), st.lists(st.text()), st.booleans(), st.floats()))
+@given(
+    st.one_of(
+        st.text(),
+        st.integers(),
+        st.none(),
+        st.lists(st.text()),
+        st.booleans(),
+        st.floats(),
+    )
+)
 def test_no_value_makes_the_check_itself_fail(value: Any) -> None:
     for name in SITE.options:
         problems = everything(on_all(name, value))
         assert "Traceback" not in checks.report(problems)
 
 
-@pytest.mark.parametrize("name", ["-a.example.com", "a b", "a..b", "x" * 64 + ".com", "http://example.com", ""])
+@pytest.mark.parametrize(
+    "name",
+    ["-a.example.com", "a b", "a..b", "x" * 64 + ".com", "http://example.com", ""],
+)
 def test_a_bad_server_name_is_refused(name: str) -> None:
     problems = everything(on_all("webstack_server_names", ["www.example.com", name]))
     assert problems[0].variable == "webstack_server_names"
@@ -285,7 +307,9 @@ def test_ports_and_names_of_the_database() -> None:
     assert "only letters" in everything(on_all("webstack_database_name", "site; drop table"))[0].message
 
 
-def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert checks.missing_library() is None
     monkeypatch.setattr(checks, "netaddr", None)
     message = checks.missing_library()
@@ -296,7 +320,12 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
 # --- Names -----------------------------------------------------------------------------------------------
 
 NAMES = checks.Names.build(
-    known=["lb_nginx_backends", "lb_nginx_backend_port", "webstack_address", "mysql_replication_server_id"],
+    known=[
+        "lb_nginx_backends",
+        "lb_nginx_backend_port",
+        "webstack_address",
+        "mysql_replication_server_id",
+    ],
     prefixes=["lb_nginx_", "webstack_", "mysql_replication_"],
     ignored_prefixes=["webstack_lab_"],
 )
@@ -318,7 +347,19 @@ def test_an_unknown_variable_is_refused_with_a_guess(name: str, guess: str | Non
 
 
 def test_foreign_and_lab_variables_are_left_alone() -> None:
-    assert NAMES.unknown("lb1", ["lab_names", "webstack_lab_image", "my_own", "__lb_nginx_files", "nginx_port"]) == []
+    assert (
+        NAMES.unknown(
+            "lb1",
+            [
+                "lab_names",
+                "webstack_lab_image",
+                "my_own",
+                "__lb_nginx_files",
+                "nginx_port",
+            ],
+        )
+        == []
+    )
 
 
 def test_a_slip_in_the_prefix_is_pointed_out() -> None:
@@ -355,7 +396,15 @@ def test_a_wrong_type_is_said_in_words(value: Any, spec: dict[str, Any], message
 
 
 def test_a_right_type_is_not_mentioned() -> None:
-    for value, kind in [([], "list"), ({}, "dict"), (False, "bool"), (3, "int"), ("3", "int"), (3, "str"), (0.5, "float")]:
+    for value, kind in [
+        ([], "list"),
+        ({}, "dict"),
+        (False, "bool"),
+        (3, "int"),
+        ("3", "int"),
+        (3, "str"),
+        (0.5, "float"),
+    ]:
         assert checks.wrong_kind(value, {"type": kind}) is None
 
 
@@ -364,10 +413,30 @@ def test_a_right_type_is_not_mentioned() -> None:
     [
         ({"type": "int"}, "many", "must be a whole number, not 'many'"),
         ({"type": "str", "choices": ["a", "b"]}, "c", "must be one of: a, b, got: c"),
-        ({"type": "list", "elements": "int"}, ["x"], "each element must be a whole number"),
-        ({"type": "list", "elements": "dict", "options": {"name": {"required": True}}}, [{}], "lacks name"),
-        ({"type": "dict", "options": {"port": {"type": "int"}}}, {"port": "x"}, "port must be a whole number"),
-        ({"type": "dict", "options": {"port": {"type": "int"}}}, {"prot": 1}, "thing.prot"),
+        (
+            {"type": "list", "elements": "int"},
+            ["x"],
+            "each element must be a whole number",
+        ),
+        (
+            {
+                "type": "list",
+                "elements": "dict",
+                "options": {"name": {"required": True}},
+            },
+            [{}],
+            "lacks name",
+        ),
+        (
+            {"type": "dict", "options": {"port": {"type": "int"}}},
+            {"port": "x"},
+            "port must be a whole number",
+        ),
+        (
+            {"type": "dict", "options": {"port": {"type": "int"}}},
+            {"prot": 1},
+            "thing.prot",
+        ),
     ],
 )
 def test_messages_of_the_validator_become_words(spec: dict[str, Any], value: Any, message: str) -> None:
@@ -392,7 +461,10 @@ def test_a_secret_never_shows_in_a_message() -> None:
 
 
 def test_equal_server_ids_are_refused() -> None:
-    values = {"db1": {"mysql_replication_server_id": 1}, "db2": {"mysql_replication_server_id": "1"}}
+    values = {
+        "db1": {"mysql_replication_server_id": 1},
+        "db2": {"mysql_replication_server_id": "1"},
+    }
     assert lines(checks.check_unique("mysql_replication_server_id", ["db1", "db2"], values)) == [
         "db2: mysql_replication_server_id: 1 is also used by db1"
     ]
@@ -407,7 +479,12 @@ def test_as_many_problems_as_values_too_many(ids: list[int]) -> None:
 
 
 def test_ports_of_one_host_must_differ() -> None:
-    ports = [("lb_nginx_http_port", 80), ("lb_nginx_https_port", 443), ("was_django_port", "443"), ("x", 0)]
+    ports = [
+        ("lb_nginx_http_port", 80),
+        ("lb_nginx_https_port", 443),
+        ("was_django_port", "443"),
+        ("x", 0),
+    ]
     assert lines(checks.check_ports("h1", ports)) == [
         "h1: was_django_port: port 443 is also used by lb_nginx_https_port on this host",
         "h1: x: 0 is no port: 1 to 65535",
@@ -461,7 +538,12 @@ def test_a_consequence_is_not_reported_beside_its_cause() -> None:
 
 
 def facts(**changed: Any) -> dict[str, Any]:
-    known = {"distribution": "Debian", "distribution_major_version": "13", "effective_user_id": 0, **changed}
+    known = {
+        "distribution": "Debian",
+        "distribution_major_version": "13",
+        "effective_user_id": 0,
+        **changed,
+    }
     return {"ansible_facts": {f"ansible_{name}": value for name, value in known.items()}}
 
 
@@ -473,12 +555,24 @@ def test_supported_hosts_pass() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        ({"unreachable": True, "msg": "Connection\n refused"}, "h: connection: not reachable: Connection refused"),
+        (
+            {"unreachable": True, "msg": "Connection\n refused"},
+            "h: connection: not reachable: Connection refused",
+        ),
         (None, "h: connection: was not asked"),
-        ({"rc": 1, "module_stderr": "sudo: a password is required"}, "sudo: a password is required"),
+        (
+            {"rc": 1, "module_stderr": "sudo: a password is required"},
+            "sudo: a password is required",
+        ),
         ({"msg": "Missing sudo password"}, "Missing sudo password"),
-        (facts(distribution="Ubuntu", distribution_version="24.04"), "Ubuntu 24.04 is not supported"),
-        (facts(distribution_major_version="11"), "Debian 11 is not supported: Debian 12 (bookworm) and 13 (trixie) are"),
+        (
+            facts(distribution="Ubuntu", distribution_version="24.04"),
+            "Ubuntu 24.04 is not supported",
+        ),
+        (
+            facts(distribution_major_version="11"),
+            "Debian 11 is not supported: Debian 12 (bookworm) and 13 (trixie) are",
+        ),
         (facts(effective_user_id=1000), "do not run as root"),
     ],
 )

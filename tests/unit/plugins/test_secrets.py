@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
+from ansible_collections.webstack.ha.plugins.action import secrets as action
 from hypothesis import given
 from hypothesis import strategies as st
-
-from ansible_collections.webstack.ha.plugins.action import secrets as action
 
 
 def test_the_file_stands_beside_the_inventory(tmp_path: pathlib.Path) -> None:
@@ -53,7 +52,12 @@ def test_a_secret_is_long_and_safe_everywhere() -> None:
     assert all(len(value) >= 32 and value.isascii() and value.isalnum() for value in values)
 
 
-names = st.lists(st.from_regex(r"[a-z][a-z0-9_]{2,20}", fullmatch=True), min_size=1, max_size=5, unique=True)
+names = st.lists(
+    st.from_regex(r"[a-z][a-z0-9_]{2,20}", fullmatch=True),
+    min_size=1,
+    max_size=5,
+    unique=True,
+)
 
 
 @given(names, names)
@@ -154,7 +158,9 @@ def test_check_mode_writes_nothing(tmp_path: pathlib.Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_second_run_changes_nothing_and_no_value_comes_back(tmp_path: pathlib.Path) -> None:
+def test_a_second_run_changes_nothing_and_no_value_comes_back(
+    tmp_path: pathlib.Path,
+) -> None:
     path = tmp_path / "secrets.yml"
     first = run(path)
     text = path.read_text()
@@ -188,14 +194,21 @@ def test_an_encrypted_file_is_never_rewritten(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "secrets.yml"
     path.write_text("$ANSIBLE_VAULT;1.1;AES256\n6162\n")
     path.chmod(0o600)
-    with pytest.raises(AnsibleActionFail, match="is encrypted and two_password is missing: add it with `ansible-vault"):
+    with pytest.raises(
+        AnsibleActionFail,
+        match="is encrypted and two_password is missing: add it with `ansible-vault",
+    ):
         run(path, one_password="from the vault")
     assert not run(path, one_password="x", two_password="y")["changed"]
     assert path.read_text() == "$ANSIBLE_VAULT;1.1;AES256\n6162\n"
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("- a\n", "must hold variables"), ("one_password: ''\n", "one_password: empty; remove the line")]
+    ("text", "words"),
+    [
+        ("- a\n", "must hold variables"),
+        ("one_password: ''\n", "one_password: empty; remove the line"),
+    ],
 )
 def test_a_file_that_cannot_be_used_is_refused(tmp_path: pathlib.Path, text: str, words: str) -> None:
     path = tmp_path / "secrets.yml"

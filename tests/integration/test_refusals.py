@@ -1,0 +1,256 @@
+"""Bad input is refused by the playbook itself, before any host is asked: host and variable are named, nothing changes.
+
+One start of ansible-playbook costs one to two seconds, so each kind of refusal is here once; the many shapes of
+each stand in tests/unit/plugins/test_preflight.py. No host needs to be up.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PLAYBOOKS = ROOT / "playbooks"
+SECRETS = yaml.safe_load((ROOT / "meta/site_specs.yml").read_text(encoding="utf-8"))["secrets"]
+
+Inventory = dict[str, Any]
+
+
+def good() -> Inventory:
+    """Return an inventory that has what a site needs and nothing else."""
+    tiers = {"lb": 2, "was": 2, "redis": 3, "db": 2}
+    children: dict[str, Any] = {}
+    number = 10
+    for tier, count in tiers.items():
+        hosts = {}
+        for index in range(1, count + 1):
+            number += 1
+            hosts[f"{tier}{index}"] = {"webstack_address": f"192.0.2.{number}"}
+        children[tier] = {"hosts": hosts}
+    settings = {
+        # Nothing may reach a host: this connection does not exist.
+        "ansible_connection": "webstack.ha.none",
+        "webstack_network": "192.0.2.0/24",
+        "webstack_virtual_addresses": ["192.0.2.100/24"],
+        "webstack_database_address": "192.0.2.101/24",
+        "webstack_server_names": ["www.example.com"],
+        **{name: f"{index}".rjust(40, "s") for index, name in enumerate(SECRETS)},
+    }
+    return {"all": {"vars": settings, "children": children}}
+
+
+def settings(inventory: Inventory) -> dict[str, Any]:
+    found: dict[str, Any] = inventory["all"]["vars"]
+    return found
+
+
+def host(inventory: Inventory, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = inventory["all"]["children"][name.rstrip("0123456789")]["hosts"][name]
+    return found
+
+
+def play(directory: pathlib.Path, playbook: pathlib.Path, *arguments: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "ansible", "playbook", str(playbook), *arguments],
+        cwd=directory,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
+            "ANSIBLE_NOCOLOR": "1",
+            "ANSIBLE_RETRY_FILES_ENABLED": "0",
+        },
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def preflight(directory: pathlib.Path, inventory: Inventory, *arguments: str) -> tuple[int, str]:
+    file = directory / "hosts.yml"
+    file.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    return play(directory, PLAYBOOKS / "preflight.yml", "-i", str(file), *arguments)
+
+
+def refused(output: str) -> list[str]:
+    """Return the lines of the report."""
+    found = re.search(r"Nothing was changed: \d+ inputs? (?:is|are) refused\.\n((?:  \S.*\n)+)", output)
+    assert found, output
+    return [line.strip() for line in found[1].splitlines()]
+
+
+# Each case: what is done to a good inventory, and the whole line that must be in the report.
+def _missing_address(inventory: Inventory) -> None:
+    del host(inventory, "redis2")["webstack_address"]
+
+
+def _unknown_variable(inventory: Inventory) -> None:
+    host(inventory, "lb1")["lb_nginx_backend_prot"] = 8000
+
+
+def _unknown_setting(inventory: Inventory) -> None:
+    settings(inventory)["webstack_vritual_addresses"] = []
+
+
+def _wrong_type(inventory: Inventory) -> None:
+    host(inventory, "was2")["webstack_server_names"] = "www.example.com"
+
+
+def _wrong_role_type(inventory: Inventory) -> None:
+    host(inventory, "lb2")["lb_nginx_http_port"] = "eighty"
+
+
+def _outside(inventory: Inventory) -> None:
+    settings(inventory)["webstack_virtual_addresses"] = ["198.51.100.7/24"]
+
+
+def _equal_ids(inventory: Inventory) -> None:
+    host(inventory, "db1")["mysql_replication_server_id"] = 7
+    host(inventory, "db2")["mysql_replication_server_id"] = 7
+
+
+def _empty_group(inventory: Inventory) -> None:
+    inventory["all"]["children"]["was"] = {"hosts": {}}
+
+
+def _no_password(inventory: Inventory) -> None:
+    del settings(inventory)["webstack_database_password"]
+
+
+def _no_role_password(inventory: Inventory) -> None:
+    del settings(inventory)["mysql_replication_password"]
+
+
+def _same_address(inventory: Inventory) -> None:
+    host(inventory, "was2")["webstack_address"] = "192.0.2.13"
+
+
+def _broken_expression(inventory: Inventory) -> None:
+    host(inventory, "was1")["webstack_application_port"] = "{{ site_port }}"
+
+
+CASES: list[tuple[Callable[[Inventory], None], str]] = [
+    (_missing_address, "redis2: webstack_address: is not set"),
+    (
+        _unknown_variable,
+        "lb1: lb_nginx_backend_prot: is no variable of this collection; did you mean lb_nginx_backend_port?",
+    ),
+    (
+        _unknown_setting,
+        "webstack_vritual_addresses: is no variable of this collection; did you mean webstack_virtual_addr",
+    ),
+    (_wrong_type, "was2: webstack_server_names: must be a list, not the text 'www.example.com'"),
+    (_wrong_role_type, "lb2: lb_nginx_http_port: must be a whole number, not 'eighty'"),
+    (_outside, "lb1: webstack_virtual_addresses: 198.51.100.7 lies outside webstack_network 192.0.2.0/24"),
+    (_equal_ids, "db2: mysql_replication_server_id: 7 is also used by db1"),
+    (_empty_group, "group was: has no hosts, at least 2 are needed"),
+    (_no_password, "was1, was2, db1, db2: webstack_database_password: is not set"),
+    (_no_role_password, "db1, db2: mysql_replication_password: is not set"),
+    (_same_address, "was2: webstack_address: 192.0.2.13 is also the address of was1"),
+    (_broken_expression, "was1: site_port: is not set (needed by webstack_application_port"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "line"), CASES, ids=[case[0].__name__.strip("_") for case in CASES])
+def test_bad_input_is_refused(tmp_path: pathlib.Path, spoil: Callable[[Inventory], None], line: str) -> None:
+    inventory = copy.deepcopy(good())
+    spoil(inventory)
+    code, output = preflight(tmp_path, inventory)
+    assert code != 0, output
+    assert any(line in found for found in refused(output)), output
+    assert len(refused(output)) == 1, "one fault, one line"
+    assert "changed=0" in output
+    assert not re.search(r"changed=[1-9]", output)
+    assert "Ask the hosts" not in output, "a host was asked although the inventory is bad"
+
+
+def test_all_faults_are_reported_at_once_also_with_limit_and_check(tmp_path: pathlib.Path) -> None:
+    inventory = good()
+    for spoil in (_missing_address, _unknown_variable, _outside, _equal_ids):
+        spoil(inventory)
+    code, output = preflight(tmp_path, inventory, "--check", "--diff", "--limit", "lb1")
+    assert code != 0, output
+    lines = refused(output)
+    assert len(lines) == 4, output
+    # Hosts outside the limit count too: the site is one thing.
+    assert "redis2: webstack_address: is not set" in lines
+    assert "db2: mysql_replication_server_id: 7 is also used by db1" in lines
+
+
+def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
+    inventory = good()
+    host(inventory, "db2")["webstack_database_password"] = "hunter2hunter2hunter2hunter2"
+    settings(inventory)["webstack_cache_password"] = ["hunter3hunter3"]
+    code, output = preflight(tmp_path, inventory, "-vvv")
+    assert code != 0
+    assert "db2: webstack_database_password: differs from was1's" in output
+    assert "webstack_cache_password: must be a text" in output
+    assert "hunter" not in output
+
+
+def test_a_good_inventory_passes_and_unfit_hosts_are_named_together(tmp_path: pathlib.Path) -> None:
+    """The inventory is let through; then every host that cannot be reached is in one report."""
+    inventory = good()
+    settings(inventory).update(ansible_connection="ssh", ansible_host="127.0.0.1", ansible_port=1, ansible_timeout=2)
+    code, output = preflight(tmp_path, inventory)
+    assert "9 hosts, nothing to refuse" in output or "ok: [lb1]" in output, output
+    assert code != 0, output
+    lines = refused(output)
+    assert len(lines) == 9, output
+    assert any(line.startswith("db2: connection: not reachable") for line in lines)
+    assert not re.search(r"changed=[1-9]", output)
+
+
+def test_the_whole_site_refuses_before_its_first_change(tmp_path: pathlib.Path) -> None:
+    inventory = good()
+    _no_password(inventory)
+    file = tmp_path / "hosts.yml"
+    file.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    code, output = play(tmp_path, PLAYBOOKS / "site.yml", "-i", str(file), "--tags", "lb_nginx")
+    assert code != 0, output
+    assert "webstack_database_password: is not set" in output
+    assert output.count("TASK [") == 1, output
+
+
+def test_secrets_are_written_once_and_make_a_site_complete(tmp_path: pathlib.Path) -> None:
+    inventory = good()
+    for name in SECRETS:
+        del settings(inventory)[name]
+    _code, output = preflight(tmp_path, inventory)
+    assert "playbooks/secrets.yml writes the missing secrets" in output
+    run = (tmp_path, PLAYBOOKS / "secrets.yml", "-i", str(tmp_path / "hosts.yml"))
+    file = tmp_path / "group_vars/all/secrets.yml"
+
+    code, output = play(*run, "--check")
+    assert code == 0, output
+    assert not file.exists()
+
+    code, output = play(*run, "--diff", "-vvv")
+    assert code == 0, output
+    assert "changed=1" in output
+    assert str(file) in output
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert list(written) == SECRETS
+    assert not any(value in output for value in written.values())
+    assert file.stat().st_mode & 0o777 == 0o600
+
+    text = file.read_text(encoding="utf-8")
+    code, output = play(*run)
+    assert code == 0, output
+    assert "changed=0" in output
+    assert file.read_text(encoding="utf-8") == text
+
+    _code, output = preflight(tmp_path, inventory)
+    assert "TASK [Ask the hosts" in output, output
