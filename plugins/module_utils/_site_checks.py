@@ -357,9 +357,10 @@ def floating_address_error(value: Any, network: Any | None) -> str | None:
     """Say what is wrong with an address that moves between hosts: C(address/prefix)."""
     match = _PREFIXED.fullmatch(str(value))
     if match is None:
-        if _address(value) is None:
+        address = _address(value)
+        if address is None:
             return f"must be address/prefix, not {shown(value)}"
-        prefix = network.prefixlen if network is not None and network.version == _address(value).version else 32
+        prefix = network.prefixlen if network is not None and network.version == address.version else 32
         return f"{value} has no prefix: write {value}/{prefix}"
     address = _address(match["address"])
     if address is None:
@@ -491,7 +492,7 @@ def check_settings(
             if (host, name) in failed:
                 continue
             value = values.get(host, {}).get(name)
-            if value is None or value == "" or value == []:
+            if value is None or value in ("", []):
                 if needed and host in asked:
                     if name in values.get(host, {}):
                         problems.append(Problem(host, name, "is empty"))

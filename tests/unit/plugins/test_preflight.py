@@ -143,7 +143,8 @@ def test_a_site_wide_setting_must_agree() -> None:
     values = good()
     values["was2"]["webstack_network"] = "192.0.2.0/25"
     assert lines(everything(values)) == [
-        "was2: webstack_network: differs from lb1's: it must be the same everywhere (192.0.2.0/25 here, 192.0.2.0/24 there)"
+        "was2: webstack_network: differs from lb1's: it must be the same everywhere"
+        " (192.0.2.0/25 here, 192.0.2.0/24 there)"
     ]
 
 
