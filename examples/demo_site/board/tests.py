@@ -103,9 +103,8 @@ class Pages(BoardTest):
     def test_shard_is_the_one_of_the_session(self) -> None:
         self.login()
         key = self.client.cookies["sessionid"].value
-        with mock.patch(
-            "django.core.cache.backends.locmem.LocMemCache.locate", create=True, return_value="s3"
-        ) as locate:
+        backend = "django.core.cache.backends.locmem.LocMemCache"
+        with mock.patch(f"{backend}.locate", create=True, return_value="s3") as locate:
             self.assertEqual(self.client.get("/whoami").json()["shard"], "s3")
         locate.assert_called_with(f"django.contrib.sessions.cached_db{key}")
 
@@ -224,13 +223,9 @@ class DatabaseDown(BoardTest):
         self.assertContains(self.client.get("/"), "Logged in as")
 
     def test_writes_say_no_plainly(self) -> None:
+        writes = {"/notes/": {"text": "x"}, "/counter/": {}, "/login/": {"name": "x"}, "/logout/": {}}
         with database_down():
-            for path, data in (
-                ("/notes/", {"text": "x"}),
-                ("/counter/", {}),
-                ("/login/", {"name": "x"}),
-                ("/logout/", {}),
-            ):
+            for path, data in writes.items():
                 answer = self.client.post(path, data)
                 self.assertContains(answer, "Nothing can be written", status_code=503)
                 self.assertEqual(answer["Retry-After"], "10")

@@ -26,7 +26,7 @@ SESSION_PREFIX = "django.contrib.sessions.cached_db"
 NOTES_KEY = "board:notes"
 DATABASE_ERRORS = (DatabaseError, InterfaceError)
 
-_database_away_until = 0.0
+_pause = {"until": 0.0}  # of this process
 
 
 class DatabaseAway(Exception):
@@ -51,21 +51,19 @@ class Tier:
 
 def ask_database(question: Callable[[], Answer]) -> Answer:
     """Run `question`; raise DatabaseAway, at once for a while, when the database is not there."""
-    global _database_away_until
-    if time.monotonic() < _database_away_until:
+    if time.monotonic() < _pause["until"]:
         raise DatabaseAway
     try:
         return question()
     except DATABASE_ERRORS as error:
         connection.close()
-        _database_away_until = time.monotonic() + PAUSE_SECONDS
+        _pause["until"] = time.monotonic() + PAUSE_SECONDS
         raise DatabaseAway from error
 
 
 def forget_database_failure() -> None:
     """A write succeeded, so the database is back."""
-    global _database_away_until
-    _database_away_until = 0.0
+    _pause["until"] = 0.0
 
 
 def server() -> str:

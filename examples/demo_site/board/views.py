@@ -69,7 +69,7 @@ def writes(view: View) -> View:
                 request,
                 503,
                 "Nothing can be written right now",
-                "The database does not take writes at the moment. Reading goes on; please send it again in a few seconds.",
+                "The database takes no writes at the moment. Reading goes on; please send it again in a few seconds.",
             )
         tiers.forget_database_failure()
         return response
@@ -108,10 +108,9 @@ def latest_uploads() -> list[dict[str, Any]]:
 def path_of(request: HttpRequest) -> tuple[list[tiers.Tier], bool]:
     """The tiers that this request passed, and whether the database answered."""
     name = tiers.balancer(request)
+    balanced = "nginx, chose the next step" if name else "no balancer before me"
     at_work = [
-        tiers.Tier(
-            "balancer", "Balancer", name or "direct", "nginx, chose the next step" if name else "no balancer before me"
-        ),
+        tiers.Tier("balancer", "Balancer", name or "direct", balanced),
         tiers.Tier("server", "Application server", tiers.server(), "Apache, Django"),
     ]
     shard = tiers.shard(request)
