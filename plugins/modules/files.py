@@ -1,0 +1,683 @@
+#!/usr/bin/python
+# Copyright: (c) 2026, webstack.ha maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The host's half of webstack.ha.files.
+
+A self-contained script without ansible.module_utils: those cost a host more time to load than everything
+this module does. It gets its arguments the documented way for such modules, by the marker in main().
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: files
+short_description: Write all files of a role in one call
+version_added: 0.1.0
+description:
+  - Renders every file of a role on the controller and compares, checks and writes all of them in one
+    module execution, where a task per file would pay the price of a module start for each.
+  - Either everything is in place at the end or nothing has changed. When a check refuses a file, or
+    anything else goes wrong, every file of the call is put back as it was.
+  - Templates mean the same as with M(ansible.builtin.template), including C(ansible_managed), the
+    C(template_*) variables, includes, and blocks being trimmed.
+author:
+  - webstack.ha maintainers (@webstack-ha)
+options:
+  files:
+    description:
+      - The files, in order. May be one expression that gives a list.
+      - A key that is not listed here, or that means nothing in an entry's state, is refused.
+      - Parent directories that are absent are created with mode V(0755), owned by root.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      dest:
+        description: Absolute path on the host. Stands only once in a call.
+        type: str
+        required: true
+      state:
+        description:
+          - What O(files[].dest) should be.
+          - V(file) replaces a file or a link, never a directory. V(directory) keeps a link to a directory.
+          - V(link) replaces a file or a link, never a directory.
+          - V(absent) refuses a directory that is not empty unless O(files[].recursive=true).
+        type: str
+        choices: [file, directory, link, absent]
+        default: file
+      src:
+        description:
+          - For V(file), the name of a file on the controller, looked for in C(templates/), then in C(files/).
+            A name that ends in C(.j2) is rendered, any other is copied byte by byte. A file encrypted by
+            ansible-vault is decrypted, and treated as O(files[].secret).
+          - For V(link), where the link points to, taken literally.
+        type: str
+      content:
+        description: The text itself, instead of O(files[].src).
+        type: str
+      vars:
+        description: More variables for this template.
+        type: dict
+      mode:
+        description: Quoted octal digits. Default V(0644), for directories V(0755).
+        type: str
+      owner:
+        description: Name or number of the owner.
+        type: str
+        default: root
+      group:
+        description: Name or number of the group.
+        type: str
+        default: root
+      validate:
+        description:
+          - A command that checks a copy of the new file before it replaces the old one. C(%s) is the copy's
+            name. The copy lies in the same directory, begins with a dot and ends like the real name.
+          - Text is split into words; no shell is involved. A list is taken as it is.
+        type: raw
+      secret:
+        description: Hides the content in the diff, and the file's words in the output of checks.
+        type: bool
+        default: false
+      recursive:
+        description: Lets V(absent) remove a directory that is not empty.
+        type: bool
+        default: false
+  validate:
+    description:
+      - A command that runs once, after all files are in place, when something has changed. If it fails, all
+        files are put back and the task fails with the command's output.
+      - Text is split into words; no shell is involved. A list is taken as it is.
+    type: raw
+  validate_always:
+    description: Runs O(validate) also when nothing has changed.
+    type: bool
+    default: false
+attributes:
+  check_mode:
+    description: Reports what would change. Runs no command, and tolerates owners, groups, parents and programs
+      that do not exist yet.
+    support: full
+  diff_mode:
+    description: Shows content, mode, owner and group, but no content of secret files.
+    support: full
+notes:
+  - A host needs Python 3.11 or later and nothing else.
+  - Owners default to root, so the task needs C(become) where the login is not root.
+seealso:
+  - module: ansible.builtin.template
+  - module: ansible.builtin.copy
+  - module: ansible.builtin.file
+"""
+
+EXAMPLES = r"""
+- name: Write the balancer's configuration
+  webstack.ha.files:
+    files:
+      - src: nginx.conf.j2
+        dest: /etc/nginx/nginx.conf
+      - src: site.conf.j2
+        dest: /etc/nginx/sites-available/shop
+        vars:
+          site_port: 8443
+      - dest: /etc/nginx/sites-enabled/shop
+        state: link
+        src: ../sites-available/shop
+      - dest: /etc/nginx/sites-enabled/default
+        state: absent
+      - dest: /var/cache/nginx/shop
+        state: directory
+        owner: www-data
+        mode: "0750"
+    validate: nginx -t
+  notify: Reload nginx
+
+- name: Write a rule that must never lock anybody out, and a password
+  webstack.ha.files:
+    files:
+      - content: "deploy ALL=(root) NOPASSWD: /usr/bin/systemctl reload nginx\n"
+        dest: /etc/sudoers.d/deploy
+        mode: "0440"
+        validate: visudo -cf %s
+      - content: "{{ shop_password }}\n"
+        dest: /etc/shop/password
+        mode: "0600"
+        secret: true
+
+- name: Write one file for each site
+  webstack.ha.files:
+    files: "{{ shop_sites | map('combine', {'src': 'site.conf.j2'}) }}"
+"""
+
+RETURN = r"""
+changed_files:
+  description: The O(files[].dest) of every entry that changed or, in check mode, would change.
+  returned: success
+  type: list
+  elements: str
+  sample: [/etc/nginx/nginx.conf]
+diff:
+  description: What changed in each file. Only with C(--diff).
+  returned: when changed, in diff mode
+  type: list
+  elements: dict
+file:
+  description: The file at fault.
+  returned: on failure, when one file is at fault
+  type: str
+cmd:
+  description: The command that refused.
+  returned: when a check failed
+  type: list
+  elements: str
+rc:
+  description: Its exit code.
+  returned: when a check failed
+  type: int
+stdout:
+  description: Its standard output, without words from secret files.
+  returned: when a check failed
+  type: str
+stderr:
+  description: Its error output, without words from secret files.
+  returned: when a check failed
+  type: str
+restored:
+  description: The files that were put back as they had been.
+  returned: on failure
+  type: list
+  elements: str
+not_restored:
+  description: The files that could not be put back, each with the reason. Look at them.
+  returned: on failure, when there are any
+  type: list
+  elements: str
+"""
+
+import binascii
+import grp
+import json
+import os
+import pwd
+import re
+import signal
+import stat
+import sys
+import zlib
+from typing import Any, NoReturn
+
+HIDDEN = "[hidden: secret]\n"
+DIFF_LIMIT = 104448
+
+
+class Refused(Exception):
+    """The wanted state cannot be reached; fields go into the result."""
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.fields = fields
+
+
+class Now:
+    """What lies at a path at this moment, enough to put it back."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.kind = "absent"
+        self.content = b""
+        self.target = ""
+        try:
+            self.info = os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        if stat.S_ISLNK(self.info.st_mode):
+            self.kind, self.target = "link", os.readlink(path)
+        elif stat.S_ISDIR(self.info.st_mode):
+            self.kind = "directory"
+        elif stat.S_ISREG(self.info.st_mode):
+            self.kind = "file"
+        else:
+            self.kind = "special"
+
+    def read(self) -> None:
+        """Keep the content and the extended attributes of a file."""
+        with open(self.path, "rb") as handle:
+            self.content = handle.read()
+        self.attributes = {name: os.getxattr(self.path, name) for name in _list_attributes(self.path)}
+
+    @property
+    def mode(self) -> int:
+        return stat.S_IMODE(self.info.st_mode)
+
+
+def _list_attributes(path: str) -> list[str]:
+    try:
+        return os.listxattr(path)
+    except OSError:
+        return []
+
+
+class Change:
+    """One entry compared with the host: what is, what should be, what differs."""
+
+    def __init__(self, item: dict[str, Any], check: bool) -> None:
+        self.item = item
+        self.dest: str = item["dest"]
+        self.state: str = item["state"]
+        self.secret: bool = item.get("secret", False)
+        self.now = Now(self.dest)
+        self.content = item.get("content", "").encode("utf-8", "surrogateescape")
+        self.parts: set[str] = set()
+        # A link to a directory serves as the directory; its owner and mode are the directory's.
+        self.follows = self.state == "directory" and self.now.kind == "link" and os.path.isdir(self.dest)
+        if self.follows:
+            self.now = Now(os.path.realpath(self.dest))
+        self.uid = self.gid = -1
+        if self.state != "absent":
+            self.uid = _account(item["owner"], "owner", check)
+            self.gid = _account(item["group"], "group", check)
+        self._compare()
+
+    def _compare(self) -> None:
+        now = self.now
+        if now.kind == "special":
+            raise Refused(f"{self.dest} is neither a file, a directory nor a link; it is left alone")
+        if self.state == "absent":
+            if now.kind == "directory" and not self.item["recursive"]:
+                # A mount point or a directory of another's making must not vanish by a slip.
+                left = sorted(os.listdir(now.path))
+                if left:
+                    shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+                    raise Refused(
+                        f"{self.dest} is a directory that is not empty ({shown}); nothing is lost:"
+                        " say recursive: true to remove it with all it holds"
+                    )
+            if now.kind != "absent":
+                self.parts.add("state")
+            if now.kind == "file":
+                now.read()
+            return
+        allowed = {"file": ("file", "link", "absent"), "link": ("file", "link", "absent")}
+        if now.kind not in allowed.get(self.state, ("directory", "absent")):
+            raise Refused(f"{self.dest} is a {now.kind}, and a {self.state} was asked for; remove it first")
+        if now.kind == "file":
+            now.read()
+        if now.kind != self.state:
+            self.parts.add("state")
+            return
+        if self.state == "file" and now.content != self.content:
+            self.parts.add("content")
+        if self.state == "link" and now.target != self.item["target"]:
+            self.parts.add("content")
+        if self.state != "link" and now.mode != self.item["mode"]:
+            self.parts.add("mode")
+        if now.info.st_uid != self.uid:
+            self.parts.add("owner")
+        if now.info.st_gid != self.gid:
+            self.parts.add("group")
+
+    def diff(self) -> list[dict[str, str]]:
+        """Return the diff as ansible shows it: content, then attributes."""
+        found: list[dict[str, str]] = []
+        header = {"before_header": self.dest, "after_header": self.dest}
+        before, after = _shown(self.now), "absent\n"
+        if self.state == "file":
+            after = _text(self.content)
+        elif self.state == "link":
+            after = f"link to {self.item['target']}\n"
+        elif self.state == "directory":
+            after = "directory\n"
+        if self.parts & {"state", "content"}:
+            if self.secret:
+                before = HIDDEN if self.now.kind == "file" else before
+                after = HIDDEN if self.state == "file" else after
+                if before == after:
+                    after = HIDDEN.replace("]", ", changed]")
+            elif self.now.kind == "absent" and self.state == "file":
+                before = ""
+            found.append({**header, "before": before, "after": after})
+        if self.state != "absent" and (self.parts & {"mode", "owner", "group"} or "state" in self.parts):
+            is_new = self.now.kind == "absent" or (self.now.kind == "link" and self.state != "link")
+            old = "" if is_new else _attributes(self.now.mode, self.now.info.st_uid, self.now.info.st_gid)
+            new = _attributes(self.item.get("mode", 0o777), self.uid, self.gid, self.item)
+            if old != new:
+                name = f"{self.dest} (attributes)"
+                found.append({"before_header": name, "after_header": name, "before": old, "after": new})
+        return found
+
+
+def _shown(now: Now) -> str:
+    if now.kind == "file":
+        return _text(now.content)
+    return f"link to {now.target}\n" if now.kind == "link" else f"{now.kind}\n"
+
+
+def _text(content: bytes) -> str:
+    if len(content) > DIFF_LIMIT:
+        return f"[{len(content)} bytes, too long to show]\n"
+    if b"\0" in content:
+        return f"[{len(content)} bytes, binary, crc32 {zlib.crc32(content):08x}]\n"
+    return content.decode("utf-8", "replace")
+
+
+def _attributes(mode: int, uid: int, gid: int, item: dict[str, Any] | None = None) -> str:
+    wanted = item or {}
+    owner, group = _id_name(uid, "owner"), _id_name(gid, "group")
+    if uid == -1:
+        owner = wanted.get("owner", owner)
+    if gid == -1:
+        group = wanted.get("group", group)
+    return f"mode: {mode:04o}\nowner: {owner}\ngroup: {group}\n"
+
+
+def _id_name(number: int, kind: str) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name if kind == "owner" else grp.getgrgid(number).gr_name
+    except (KeyError, OverflowError):
+        return str(number)
+
+
+def _account(name: str, kind: str, check: bool) -> int:
+    """Return the number of an account; -1, which equals no file's, when check mode finds none yet."""
+    try:
+        return pwd.getpwnam(name).pw_uid if kind == "owner" else grp.getgrnam(name).gr_gid
+    except KeyError:
+        if name.isdigit():
+            return int(name)
+        if check:
+            return -1
+        raise Refused(f"{kind} {name} does not exist on this host") from None
+
+
+def _check_parent(path: str, coming: set[str]) -> list[str]:
+    """Return the missing parent directories, outermost first."""
+    missing: list[str] = []
+    parent = os.path.dirname(path)
+    while parent not in coming and not os.path.isdir(parent):
+        if os.path.lexists(parent):
+            raise Refused(f"its parent {parent} is no directory")
+        missing.insert(0, parent)
+        parent = os.path.dirname(parent)
+    return missing
+
+
+class Writer:
+    """Makes changes and knows how to take each of them back."""
+
+    def __init__(self) -> None:
+        self.undo: list[tuple[str, Any]] = []
+        self.staged: list[str] = []
+        self.aside: list[str] = []
+        self.touched: set[str] = set()
+
+    def directory(self, path: str, mode: int, uid: int, gid: int) -> None:
+        if not os.path.isdir(path):  # an earlier entry may have needed it as its parent
+            os.mkdir(path, 0o700)
+            self.undo.append((path, lambda: os.rmdir(path)))
+        os.chown(path, uid, gid)
+        os.chmod(path, mode)
+
+    def attributes(self, change: Change) -> None:
+        now, path = change.now, change.now.path
+        follow = now.kind != "link"
+
+        def back() -> None:
+            os.chown(path, now.info.st_uid, now.info.st_gid, follow_symlinks=follow)
+            if follow:
+                os.chmod(path, now.mode)
+
+        self.undo.append((change.dest, back))
+        if change.parts & {"owner", "group"}:
+            os.chown(path, change.uid, change.gid, follow_symlinks=follow)
+        if follow:
+            # Also after a mere chown, which clears the set-id bits.
+            os.chmod(path, change.item["mode"])
+
+    def stage(self, path: str, content: bytes, mode: int, uid: int, gid: int) -> str:
+        """Write a complete copy beside path and return its name."""
+        # Programs that read a whole directory pass over names that begin with a dot; programs that judge
+        # a file by its suffix see the right one.
+        place, name = os.path.split(path)
+        short = f".webstack-{os.urandom(4).hex()}"
+        copy = os.path.join(place, f"{short}-{name}" if len(os.fsencode(name)) < 230 else short)
+        handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.staged.append(copy)
+        try:
+            view = memoryview(content)
+            while view:
+                view = view[os.write(handle, view) :]
+            os.fchown(handle, uid, gid)
+            os.fchmod(handle, mode)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        return copy
+
+    def replace(self, copy: str, change: Change) -> None:
+        self.undo.append((change.dest, lambda: self._put_back(change.now)))
+        os.rename(copy, change.dest)
+        self.staged.remove(copy)
+        self.touched.add(os.path.dirname(change.dest))
+
+    def link(self, change: Change) -> None:
+        copy = os.path.join(os.path.dirname(change.dest), f".webstack-{os.urandom(8).hex()}")
+        os.symlink(change.item["target"], copy)
+        self.staged.append(copy)
+        os.chown(copy, change.uid, change.gid, follow_symlinks=False)
+        self.replace(copy, change)
+
+    def remove(self, change: Change) -> None:
+        path = change.now.path
+        self.touched.add(os.path.dirname(path))
+        if change.now.kind == "directory":
+            # Set aside first, deleted when everything else has succeeded.
+            aside = os.path.join(os.path.dirname(path), f".webstack-{os.urandom(8).hex()}")
+            self.undo.append((change.dest, lambda: os.rename(aside, path) if os.path.lexists(aside) else None))
+            os.rename(path, aside)
+            self.aside.append(aside)
+        else:
+            self.undo.append((change.dest, lambda: self._put_back(change.now)))
+            os.unlink(path)
+
+    def _put_back(self, now: Now) -> None:
+        if now.kind == "absent":
+            if os.path.lexists(now.path):
+                os.unlink(now.path)
+            return
+        if now.kind == "link":
+            copy = os.path.join(os.path.dirname(now.path), f".webstack-{os.urandom(8).hex()}")
+            os.symlink(now.target, copy)
+            os.chown(copy, now.info.st_uid, now.info.st_gid, follow_symlinks=False)
+        else:
+            copy = self.stage(now.path, now.content, now.mode, now.info.st_uid, now.info.st_gid)
+            self.staged.remove(copy)
+            for name, value in now.attributes.items():
+                os.setxattr(copy, name, value)
+            os.utime(copy, ns=(now.info.st_atime_ns, now.info.st_mtime_ns))
+        os.rename(copy, now.path)
+
+    def roll_back(self, names: list[str]) -> tuple[list[str], list[str]]:
+        """Take everything back, newest first. Return what was put back and what could not be."""
+        failed: list[str] = []
+        done: set[str] = set()
+        self.drop_staged()
+        for path, back in reversed(self.undo):
+            try:
+                back()
+                done.add(path)
+            except OSError as exc:
+                failed.append(f"{path}: {exc.strerror or exc}")
+        self.undo.clear()
+        return [name for name in names if name in done], failed
+
+    def drop_staged(self) -> None:
+        for copy in self.staged:
+            try:
+                os.unlink(copy)
+            except OSError:
+                pass
+        self.staged.clear()
+
+    def finish(self) -> list[str]:
+        """Delete what was set aside and make the renames survive a power cut."""
+        problems: list[str] = []
+        for path in self.aside:
+            import shutil
+
+            try:
+                shutil.rmtree(path)
+            except OSError as exc:
+                problems.append(f"{path}: {exc.strerror or exc}")
+        for path in self.touched:
+            try:
+                handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            except OSError:
+                continue
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        return problems
+
+
+def run_check(words: list[str], secrets: list[bytes], what: str) -> None:
+    """Run a validation command; raise Refused when it does not succeed."""
+    import subprocess
+
+    try:
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except OSError as exc:
+        raise Refused(f"{what} cannot run: {words[0]}: {exc.strerror}", cmd=words, rc=127) from exc
+    if done.returncode != 0:
+        out, err = (redact(text.decode("utf-8", "replace"), secrets) for text in (done.stdout, done.stderr))
+        last = (err.strip() or out.strip()).splitlines()
+        raise Refused(
+            f"{what} failed with exit code {done.returncode}" + (f": {last[-1].strip()}" if last else ""),
+            cmd=words,
+            rc=done.returncode,
+            stdout=out,
+            stderr=err,
+        )
+
+
+def redact(text: str, secrets: list[bytes]) -> str:
+    """Blank what a checker quotes from secret files: whole lines, values, and parts of values."""
+    words: set[str] = set()
+    for content in secrets:
+        for line in content.decode("utf-8", "replace").splitlines():
+            words.add(line.strip())
+            words.update(word.strip("\"'") for word in re.split(r"[\s=]+", line))
+            words.update(re.split(r"[\s=:;,@/&?\"'<>(){}\[\]]+", line))
+    for word in sorted((word for word in words if len(word) >= 6), key=len, reverse=True):
+        text = text.replace(word, "********")
+    return text
+
+
+def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False) -> dict[str, Any]:
+    """Bring the files of a request into place; return the module's result."""
+    changes: list[Change] = []
+    coming: set[str] = set()
+    parents: dict[str, list[str]] = {}
+    current = ""
+    writer = Writer()
+    names = [item["dest"] for item in request["files"]]
+    try:
+        # Look at everything before touching anything.
+        for item in request["files"]:
+            current = item["dest"]
+            change = Change(item, check)
+            changes.append(change)
+            if change.state == "absent":
+                continue
+            if change.now.kind == "absent":
+                parents[current] = _check_parent(current, coming)
+                coming.update(parents[current])
+            if change.state in ("directory", "link"):
+                coming.add(current)
+        changed = [change for change in changes if change.parts]
+        result: dict[str, Any] = {
+            "changed": bool(changed),
+            "changed_files": [change.dest for change in changed],
+        }
+        if show_diff and changed:
+            result["diff"] = [part for change in changed for part in change.diff()]
+        if check:
+            return result
+
+        secrets = [text for change in changes if change.secret for text in (change.content, change.now.content)]
+        staged: list[tuple[Change, str]] = []
+        for change in changed:
+            current = change.dest
+            for parent in parents.get(current, []):
+                writer.directory(parent, 0o755, 0, 0)
+            fresh = bool(change.parts & {"state", "content"})
+            if change.state == "file" and fresh:
+                copy = writer.stage(current, change.content, change.item["mode"], change.uid, change.gid)
+                staged.append((change, copy))
+                if "validate" in change.item:
+                    words = [word.replace("%s", copy) for word in change.item["validate"]]
+                    run_check(words, secrets, "the check of the new file")
+            elif change.state == "directory" and fresh:
+                writer.directory(current, change.item["mode"], change.uid, change.gid)
+            elif change.state == "link" and fresh:
+                writer.link(change)
+        # Every single file is good: only now do the old ones give way.
+        for change, copy in staged:
+            current = change.dest
+            writer.replace(copy, change)
+        for change in changed:
+            current = change.dest
+            if change.state == "absent":
+                writer.remove(change)
+            elif not change.parts & {"state", "content"}:
+                writer.attributes(change)
+        current = ""
+        if request.get("validate") and (changed or request.get("validate_always")):
+            run_check(request["validate"], secrets, "validation of the files in place")
+    except (Refused, OSError, KeyboardInterrupt) as exc:
+        restored, failed = writer.roll_back(names)
+        if isinstance(exc, Refused):
+            message, fields = str(exc), exc.fields
+        elif isinstance(exc, KeyboardInterrupt):
+            message, fields = "interrupted", {}
+        else:
+            about = f" ({exc.filename})" if exc.filename and exc.filename != current else ""
+            message, fields = f"{exc.strerror or exc}{about}", {}
+        result = {"failed": True, "changed": bool(failed), **fields, "restored": restored}
+        if current:
+            result["file"] = current
+            message = f"{current}: {message}"
+        if failed:
+            result["not_restored"] = failed
+            message += f". Not put back: {'; '.join(failed)}"
+        elif restored:
+            message += f". All put back as it was: {', '.join(restored)}"
+        else:
+            message += ". Nothing was changed"
+        result["msg"] = message
+        return result
+    problems = writer.finish()
+    if problems:
+        result["warnings"] = [f"webstack.ha.files: set aside but not removed: {one}" for one in problems]
+    return result
+
+
+def _interrupted(signum: int, frame: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    """Read the arguments that the controller put in here, act, print the result."""
+    arguments = json.loads(r'''<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>''')
+    # A lost connection or a terminated run puts everything back as a failed check does.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
+    os.umask(0o022)
+    request = json.loads(zlib.decompress(binascii.a2b_base64(arguments["payload"])))
+    result = apply(request, arguments["_ansible_check_mode"], arguments["_ansible_diff"])
+    sys.stdout.write(json.dumps(result))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
