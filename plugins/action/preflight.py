@@ -184,9 +184,7 @@ class Inventory:
         found.extend(_site_checks.check_addresses(self.site, self.groups, settings))
         found.extend(self._unknown())
         for name in self.checked:
-            host = self.host(name)
-            found.extend(self._inputs(host))
-            found.extend(self._ports(host))
+            found.extend(self._inputs(self.host(name)))
         found.extend(self._between())
         return _site_checks.only_first(found)
 
@@ -222,29 +220,42 @@ class Inventory:
 
     def _inputs(self, host: Host) -> Iterable[Problem]:
         """Check a host's inputs against the specifications of its roles."""
+        everything: dict[str, Any] = {}
         for role in host.roles:
             values, problems = self._template(host, role.options)
+            everything.update(values)
             yield from problems
             for name, spec in role.options.items():
-                secret = _site_checks.is_secret(name, spec)
-                value = values.get(name)
-                if name not in host.variables or (value is None and name in values and spec.get("required")):
-                    if spec.get("required"):
-                        yield _site_checks.not_set(host.name, name, self.site.secrets)
-                    continue
-                if name not in values or value is None:
-                    continue
-                if value == "" and spec.get("required"):
-                    yield Problem(host.name, name, "is empty")
-                    continue
-                kind = _site_checks.wrong_kind(value, spec, secret)
-                if kind:
-                    yield Problem(host.name, name, kind)
-                    continue
-                messages = _validate(name, spec, value)
-                if messages:
-                    words = [_site_checks.plain_words(message, name, spec, secret) for message in messages]
-                    yield Problem(host.name, name, "; ".join(dict.fromkeys(words)))
+                yield from self._input(host, name, spec, values)
+        for name, (lowest, highest) in self.site.ranges.items():
+            if name in everything:
+                yield from _site_checks.check_range(host.name, name, everything[name], lowest, highest)
+        yield from _site_checks.check_required_if(host.name, self.site.required_if, everything, self.site.secrets)
+        roles = {role.name for role in host.roles}
+        ports = [entry["port"] for entry in self.site.listening if entry["role"] in roles]
+        yield from _site_checks.check_ports(
+            host.name, [(port, everything[port]) for port in ports if port in everything]
+        )
+
+    def _input(self, host: Host, name: str, spec: Spec, values: Mapping[str, Any]) -> Iterable[Problem]:
+        """Check one input; what could not be templated is reported already."""
+        value = values.get(name)
+        if value is None:
+            if spec.get("required") and (name not in host.variables or name in values):
+                yield _site_checks.not_set(host.name, name, self.site.secrets)
+            return
+        if value == "" and spec.get("required"):
+            yield Problem(host.name, name, "is empty")
+            return
+        secret = _site_checks.is_secret(name, spec)
+        kind = _site_checks.wrong_kind(value, spec, secret)
+        if kind:
+            yield Problem(host.name, name, kind)
+            return
+        messages = _validate(name, spec, value)
+        if messages:
+            words = [_site_checks.plain_words(message, name, spec, secret) for message in messages]
+            yield Problem(host.name, name, "; ".join(dict.fromkeys(words)))
 
     def _between(self) -> Iterable[Problem]:
         """Compare role inputs of the hosts of a group, also of those that --limit leaves out."""
@@ -256,12 +267,6 @@ class Inventory:
             hosts = list(self.groups.get(group, ()))
             values = {host: self._template(self.host(host), [name])[0] for host in hosts}
             yield from check(name, hosts, values)
-
-    def _ports(self, host: Host) -> Iterable[Problem]:
-        roles = {role.name for role in host.roles}
-        names = [entry["port"] for entry in self.site.listening if entry["role"] in roles]
-        values, _problems = self._template(host, names)
-        return _site_checks.check_ports(host.name, [(name, values[name]) for name in names if name in values])
 
 
 def _sentinels(groups: Mapping[str, Sequence[str]]) -> tuple[set[str], str | None]:

@@ -67,6 +67,8 @@ class Site:
     groups: Mapping[str, Group]
     unique: Mapping[str, str] = field(default_factory=dict)
     equal: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    required_if: tuple[Mapping[str, Any], ...] = ()
     listening: tuple[Mapping[str, str], ...] = ()
     ignored_prefixes: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -87,6 +89,8 @@ def parse_site(data: Mapping[str, Any]) -> Site:
         },
         unique=data.get("unique") or {},
         equal=data.get("equal") or {},
+        ranges=data.get("ranges") or {},
+        required_if=tuple(data.get("required_if") or ()),
         listening=tuple(data.get("listening") or ()),
         ignored_prefixes=tuple(data.get("ignored_prefixes") or ()),
         secrets=tuple(data.get("secrets") or ()),
@@ -636,6 +640,20 @@ def check_range(host: str, name: str, value: Any, lowest: int, highest: int) -> 
     if lowest <= number <= highest:
         return []
     return [Problem(host, name, f"{number} is out of range: {lowest} to {highest}")]
+
+
+def check_required_if(
+    host: str, rules: Iterable[Mapping[str, Any]], values: Mapping[str, Any], secrets: Collection[str] = ()
+) -> list[Problem]:
+    """Check the inputs that another input makes necessary."""
+    problems = []
+    for rule in rules:
+        if values.get(rule["when"]) == rule["is"] and values.get(rule["variable"]) in (None, "", []):
+            problem = not_set(host, rule["variable"], secrets)
+            problems.append(
+                Problem(host, problem.variable, f"{problem.message} (needed by {rule['when']}: {rule['is']})")
+            )
+    return problems
 
 
 # ---------------------------------------------------------------------------------------------------------

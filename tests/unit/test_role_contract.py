@@ -81,11 +81,18 @@ def test_every_role_has_its_place_in_a_site() -> None:
 # --- Inputs ----------------------------------------------------------------------------------------------
 
 
+def without_default(role: str) -> list[str]:
+    """Return the inputs that have no value: the required ones, and secrets that only some sites need."""
+    return [
+        name
+        for name, spec in options(role).items()
+        if spec.get("required") or (spec.get("no_log") and "default" not in spec)
+    ]
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_specs_and_defaults_have_the_same_keys(role: str) -> None:
-    known = options(role)
-    required = {name for name, spec in known.items() if spec.get("required")}
-    assert set(defaults(role)) == set(known) - required
+    assert set(defaults(role)) == set(options(role)) - set(without_default(role))
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -98,12 +105,11 @@ def test_specs_and_defaults_have_the_same_values(role: str) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_required_inputs_stand_commented_out_in_the_defaults(role: str) -> None:
+def test_inputs_without_a_default_stand_commented_out_in_the_defaults(role: str) -> None:
     text = (ROOT / "roles" / role / "defaults/main.yml").read_text(encoding="utf-8")
-    for name, spec in options(role).items():
-        if spec.get("required"):
-            assert "default" not in spec, name
-            assert re.search(rf"^# ?{name}:", text, re.MULTILINE), f"{name}: no commented line in the defaults"
+    for name in without_default(role):
+        assert "default" not in options(role)[name], name
+        assert re.search(rf"^# ?{name}:", text, re.MULTILINE), f"{name}: no commented line in the defaults"
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -156,10 +162,13 @@ def test_collection_settings_are_read_in_defaults_only_and_exist(role: str) -> N
 def test_secrets_are_known_inputs() -> None:
     known = {name for role in ROLES for name in options(role)} | set(SITE["options"])
     assert [name for name in SITE["secrets"] if name not in known] == []
-    for name in ("unique", "equal"):
+    for name in ("unique", "equal", "ranges"):
         assert [variable for variable in SITE.get(name) or {} if variable not in known] == []
-    for entry in SITE.get("listening") or []:
+    for entry in SITE["listening"]:
         assert entry["port"] in options(entry["role"])
+    for rule in SITE["required_if"]:
+        assert rule["variable"] in known
+        assert rule["when"] in known
 
 
 # --- Documentation and tests -----------------------------------------------------------------------------

@@ -492,6 +492,16 @@ def test_ports_of_one_host_must_differ() -> None:
     ]
 
 
+def test_an_input_that_another_one_makes_necessary() -> None:
+    rules = [{"variable": "media_password", "when": "media_engine", "is": "rsync"}]
+    assert checks.check_required_if("h", rules, {"media_engine": "syncthing"}) == []
+    assert checks.check_required_if("h", rules, {"media_engine": "rsync", "media_password": "x"}) == []
+    for values in ({"media_engine": "rsync"}, {"media_engine": "rsync", "media_password": ""}):
+        assert lines(checks.check_required_if("h", rules, values)) == [
+            "h: media_password: is not set (needed by media_engine: rsync)"
+        ]
+
+
 def test_ranges() -> None:
     assert checks.check_range("lb1", "vip_failover_router_id", 255, 1, 255) == []
     assert lines(checks.check_range("lb1", "vip_failover_router_id", 256, 1, 255)) == [
