@@ -31,7 +31,7 @@ def _ring_of(shards: Any, points: int | None) -> hash_ring.Ring:
         fingerprint = shards.get("fingerprint")
         shards = shards.get("nodes")
     if isinstance(shards, str) or not isinstance(shards, Sequence):
-        raise ValueError(f"expected a list of shards, not {type(shards).__name__}")
+        raise TypeError(f"expected a list of shards, not {type(shards).__name__}")
     nodes: list[tuple[str, int]] = []
     for position, shard in enumerate(shards):
         if not isinstance(shard, Mapping) or "name" not in shard:
@@ -79,6 +79,16 @@ def ring_moved(old: Any, new: Any, points: int | None = None) -> dict[str, Any]:
     }
 
 
+def ring_problems(shards: Any, points: int | None = None) -> list[str]:
+    try:
+        _ring_of(shards, points)
+    except (TypeError, ValueError) as exc:
+        return [str(exc)]
+    if isinstance(shards, Mapping):
+        return []
+    return [f"shard {shard['name']!r} has no node" for shard in shards if not shard.get("nodes")]
+
+
 def _translated(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -93,5 +103,5 @@ class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        functions = (ring, ring_locate, ring_shares, ring_moved)
+        functions = (ring, ring_locate, ring_moved, ring_problems, ring_shares)
         return {function.__name__: _translated(function.__name__, function) for function in functions}

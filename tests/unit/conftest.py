@@ -24,6 +24,7 @@ _link_checkout()
 os.environ.setdefault("ANSIBLE_HOME", str(ROOT / ".cache" / "ansible"))
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 sys.path.insert(0, str(ROOT / ".cache" / "collections"))
+sys.path.insert(0, str(ROOT / "roles" / "redis_cluster_client" / "files"))
 
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder  # noqa: E402
 

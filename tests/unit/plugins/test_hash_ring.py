@@ -12,13 +12,12 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from uhashring import HashRing
-
 from ansible_collections.webstack.ha.plugins.filter.ring import FilterModule
 from ansible_collections.webstack.ha.plugins.module_utils import hash_ring
 from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import Ring, moved
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uhashring import HashRing
 
 FILTERS = FilterModule().filters()
 
@@ -85,7 +84,11 @@ def test_published_owners(key: str | bytes, owner: str) -> None:
 
 
 def test_published_first_points() -> None:
-    assert Ring({"s1": 1, "s2": 1, "s3": 2}).continuum()[:3] == [(14733755, "s3"), (17992034, "s3"), (25053147, "s1")]
+    assert Ring({"s1": 1, "s2": 1, "s3": 2}).continuum()[:3] == [
+        (14733755, "s3"),
+        (17992034, "s3"),
+        (25053147, "s1"),
+    ]
 
 
 # Properties
@@ -142,7 +145,7 @@ def test_shares_are_exact(nodes: dict[str, int], points: int) -> None:
     assert sum(shares.values()) == 1
     assert set(shares) == set(nodes)
     assert sum(FILTERS["ring_shares"]([{"name": n, "weight": w} for n, w in nodes.items()], points).values()) == 1.0
-    assert moved(ring, ring) == (0, {name: (0, 0) for name in ring.names})
+    assert moved(ring, ring) == (0, dict.fromkeys(ring.names, (0, 0)))
 
 
 @given(weighted, weighted)
@@ -156,7 +159,11 @@ def test_what_is_gained_was_lost(old: dict[str, int], new: dict[str, int]) -> No
         assert change.gained - change.lost == difference
 
 
-@given(weighted, st.text(min_size=1).filter(lambda tag: "}" not in tag and tag.isprintable()), st.text("ab:"))
+@given(
+    weighted,
+    st.text(min_size=1).filter(lambda tag: "}" not in tag and tag.isprintable()),
+    st.text("ab:"),
+)
 def test_a_hash_tag_decides_alone(nodes: dict[str, int], tag: str, around: str) -> None:
     ring = Ring(nodes)
     assert ring.locate(f"{around}{{{tag}}}{around}") == ring.locate(tag) if "{" not in tag else True
@@ -189,7 +196,8 @@ def test_bytes_and_text_are_the_same_key() -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "points", "bound"), [(3, 160, 1.10), (10, 160, 1.18), (100, 160, 1.27), (10, 1280, 1.07)]
+    ("count", "points", "bound"),
+    [(3, 160, 1.10), (10, 160, 1.18), (100, 160, 1.27), (10, 1280, 1.07)],
 )
 def test_load_is_even(count: int, points: int, bound: float) -> None:
     worst = [
@@ -239,7 +247,10 @@ def test_the_same_in_every_process() -> None:
     directory = str(Path(hash_ring.__file__).parent)
     outputs = {
         subprocess.run(
-            [sys.executable, "-c", script, directory], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True
+            [sys.executable, "-c", script, directory],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
         ).stdout
         for seed in ("0", "1")
     }
@@ -252,7 +263,9 @@ def test_without_the_built_in_md5() -> None:
         "print(h.Ring({'s1': 1, 's2': 3}).fingerprint)"
     )
     output = subprocess.run(
-        [sys.executable, "-c", script, str(Path(hash_ring.__file__).parent)], capture_output=True, check=True
+        [sys.executable, "-c", script, str(Path(hash_ring.__file__).parent)],
+        capture_output=True,
+        check=True,
     )
     assert output.stdout.decode().strip() == Ring({"s1": 1, "s2": 3}).fingerprint
 
@@ -309,8 +322,14 @@ def test_filter_ring() -> None:
 def test_filter_locate() -> None:
     ring = Ring({"s1": 2, "s2": 1}, 40)
     assert FILTERS["ring_locate"](SHARDS, "a", points=40) == ring.locate("a")
-    assert FILTERS["ring_locate"](SHARDS, ["a", "b"], 40) == [ring.locate("a"), ring.locate("b")]
-    assert FILTERS["ring_locate"](FILTERS["ring"](SHARDS, 40), ["a", "b"]) == [ring.locate("a"), ring.locate("b")]
+    assert FILTERS["ring_locate"](SHARDS, ["a", "b"], 40) == [
+        ring.locate("a"),
+        ring.locate("b"),
+    ]
+    assert FILTERS["ring_locate"](FILTERS["ring"](SHARDS, 40), ["a", "b"]) == [
+        ring.locate("a"),
+        ring.locate("b"),
+    ]
 
 
 def test_filter_moved() -> None:
@@ -319,6 +338,16 @@ def test_filter_moved() -> None:
         plan["moved"] == plan["shards"]["s3"]["gained"] == plan["shards"]["s1"]["lost"] + plan["shards"]["s2"]["lost"]
     )
     assert plan["shards"]["s3"]["lost"] == plan["shards"]["s1"]["gained"] == 0.0
+
+
+def test_filter_problems() -> None:
+    node = {"name": "redis1", "address": "192.0.2.31", "port": 6379}
+    good = [{"name": "s1", "nodes": [node]}]
+    assert FILTERS["ring_problems"](good) == []
+    assert FILTERS["ring_problems"]([*good, *good]) == ["shard 's1' is named twice"]
+    assert FILTERS["ring_problems"](good, 6) == ["points must be a positive multiple of 4, not 6"]
+    assert FILTERS["ring_problems"]([*good, {"name": "s2", "nodes": []}]) == ["shard 's2' has no node"]
+    assert FILTERS["ring_problems"]("s1") == ["expected a list of shards, not str"]
 
 
 @pytest.mark.parametrize(
@@ -333,8 +362,16 @@ def test_filter_moved() -> None:
         ("ring", [[]], "at least one shard"),
         ("ring_locate", [SHARDS, 5], "key must be"),
         ("ring_locate", [SHARDS], "missing 1 required"),
-        ("ring_shares", [{**FILTERS["ring"](SHARDS), "fingerprint": "0" * 16}], "fingerprint"),
-        ("ring_shares", [{**FILTERS["ring"](SHARDS), "algorithm": "maglev"}], "unknown algorithm 'maglev'"),
+        (
+            "ring_shares",
+            [{**FILTERS["ring"](SHARDS), "fingerprint": "0" * 16}],
+            "fingerprint",
+        ),
+        (
+            "ring_shares",
+            [{**FILTERS["ring"](SHARDS), "algorithm": "maglev"}],
+            "unknown algorithm 'maglev'",
+        ),
         ("ring_shares", [FILTERS["ring"](SHARDS), 160], "its own number of points"),
     ],
 )

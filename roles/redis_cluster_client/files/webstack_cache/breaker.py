@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
+import redis
+
 logger = logging.getLogger("webstack_cache")
 
 ERRORS_TO_OPEN = 2
@@ -71,12 +73,12 @@ class Breaker:
     def _run_probe(self, probing: threading.Lock) -> None:
         try:
             self._probe()
-        except Exception as exc:
+        except (redis.RedisError, OSError) as exc:
             logger.debug("shard %s still does not answer: %s", self._name, exc)
-            self._next_probe = time.monotonic() + PROBE_SECONDS
         else:
             self._errors = 0
             self._opened = False
             logger.warning("shard %s answers again", self._name)
         finally:
+            self._next_probe = time.monotonic() + PROBE_SECONDS
             probing.release()

@@ -204,27 +204,34 @@ def _read(connection: Any) -> Any:
         return exc
 
 
-_clusters: dict[tuple[str, str], Cluster] = {}
-_clusters_lock = threading.Lock()
+class _Clusters:
+    """This process's clusters, one for each configuration file and set of options."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[str, str], Cluster] = {}
+        self._lock = threading.Lock()
+        os.register_at_fork(after_in_child=self._after_fork)
+
+    def get(self, path: str, options: Mapping[str, Any]) -> Cluster:
+        identity = (path, repr(sorted(options.items())))
+        cluster = self._made.get(identity)
+        if cluster is None:
+            with self._lock:
+                cluster = self._made.get(identity)
+                if cluster is None:
+                    cluster = self._made[identity] = Cluster(load(path), **options)
+        return cluster
+
+    def _after_fork(self) -> None:
+        # Another thread of the parent may have held the lock; it does not exist here.
+        self._lock = threading.Lock()
+        for cluster in self._made.values():
+            cluster.reset_after_fork()
+
+
+_clusters = _Clusters()
 
 
 def shared_cluster(path: str, options: Mapping[str, Any]) -> Cluster:
-    """Return this process's cluster of a configuration file; Django makes a cache object per thread."""
-    identity = (path, repr(sorted(options.items())))
-    cluster = _clusters.get(identity)
-    if cluster is None:
-        with _clusters_lock:
-            cluster = _clusters.get(identity)
-            if cluster is None:
-                cluster = _clusters[identity] = Cluster(load(path), **options)
-    return cluster
-
-
-def _after_fork() -> None:
-    global _clusters_lock
-    _clusters_lock = threading.Lock()
-    for cluster in _clusters.values():
-        cluster.reset_after_fork()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+    """Return the cluster of a configuration file. It is shared, since Django makes a cache object per thread."""
+    return _clusters.get(path, options)
