@@ -172,8 +172,11 @@ class Inventory:
         failed: set[tuple[str, str]] = set()
         for name in members:
             settings[name], errors = self._template(self.host(name), self.site.options)
-            for problem in errors:
-                failed.add((problem.host, problem.variable))
+            failed.update(
+                (name, option)
+                for option in self.site.options
+                if option in self.host(name).variables and option not in settings[name]
+            )
             found.extend(errors)
         # A site-wide True comes from the inventory or, as a text, from the command line.
         allow_single = any(str(own.get("webstack_allow_single")).lower() == "true" for own in settings.values())
@@ -200,7 +203,7 @@ class Inventory:
         """Return the values of those variables that are set, and the problems of those that fail."""
         values: dict[str, Any] = {}
         missing: dict[str, list[str]] = {}
-        problems: list[Problem] = []
+        broken: dict[str, list[str]] = {}
         for name in names:
             if name not in host.variables:
                 continue
@@ -209,13 +212,15 @@ class Inventory:
             except AnsibleUndefinedVariable as error:
                 root = _undefined(error)
                 if root is None:
-                    problems.append(_site_checks.unworkable(host.name, name, _reason(error)))
+                    broken.setdefault(_reason(error), []).append(name)
                 else:
                     missing.setdefault(root, []).append(name)
             except Exception as error:  # whatever an expression raises is a refused input
-                problems.append(_site_checks.unworkable(host.name, name, _reason(error)))
-        for root, needed_by in missing.items():
-            problems.append(_site_checks.not_set(host.name, root, self.site.secrets, needed_by))
+                broken.setdefault(_reason(error), []).append(name)
+        problems = [
+            _site_checks.not_set(host.name, root, self.site.secrets, needed_by) for root, needed_by in missing.items()
+        ]
+        problems.extend(_site_checks.unworkable(host.name, reason, failed) for reason, failed in broken.items())
         return values, problems
 
     def _inputs(self, host: Host) -> Iterable[Problem]:

@@ -152,9 +152,12 @@ def only_first(problems: Iterable[Problem]) -> list[Problem]:
 _UNWORKABLE = "cannot be worked out: "
 
 
-def unworkable(host: str, variable: str, reason: str) -> Problem:
-    """Return the problem of a value whose expression fails."""
-    return Problem(host, variable, _UNWORKABLE + " ".join(reason.split()).rstrip("."))
+def unworkable(host: str, reason: str, variables: Sequence[str]) -> Problem:
+    """Return the problem of values whose expressions fail for the same reason: the first one brings it."""
+    message = _UNWORKABLE + " ".join(reason.split()).rstrip(".")
+    if len(variables) > 1:
+        message += f" (and so {', '.join(variables[1:])})"
+    return Problem(host, variables[0], message)
 
 
 def is_secret(name: str, spec: Mapping[str, Any] | None = None) -> bool:

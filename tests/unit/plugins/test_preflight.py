@@ -534,15 +534,15 @@ def test_many_hosts_are_counted() -> None:
 
 def test_a_consequence_is_not_reported_beside_its_cause() -> None:
     cause = checks.Problem("was2", "webstack_address", "is not set")
-    other = checks.unworkable("lb1", "lb_nginx_thing", "division by zero.")
+    other = checks.unworkable("lb1", "division by zero.", ["lb_nginx_thing", "lb_nginx_other"])
     problems = [
-        checks.unworkable("lb1", "lb_nginx_backends", "the host 'was2' has no webstack_address"),
+        checks.unworkable("lb1", "the host 'was2' has no webstack_address", ["lb_nginx_backends"]),
         cause,
         checks.Problem("was2", "webstack_address", "is not set (needed by x)"),
         other,
     ]
     assert checks.only_first(problems) == [cause, other]
-    assert other.message == "cannot be worked out: division by zero"
+    assert other.message == "cannot be worked out: division by zero (and so lb_nginx_other)"
 
 
 # --- Hosts -----------------------------------------------------------------------------------------------
