@@ -59,7 +59,7 @@ def say(text: str) -> None:
 
 
 def run(*command: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
-    result = subprocess.run(command, capture_output=True, text=True, **options)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     if check and result.returncode != 0:
         tail = (result.stderr or result.stdout).strip().splitlines()[-12:]
         raise LabError(f"{' '.join(command[:4])} failed:\n  " + "\n  ".join(tail))

@@ -49,6 +49,7 @@ def run(installed: pathlib.Path, *command: str) -> subprocess.CompletedProcess[s
     return subprocess.run(
         [str(BIN / command[0]), *command[1:]],
         cwd=installed,
+        check=False,
         env=environment,
         capture_output=True,
         text=True,

@@ -102,6 +102,7 @@ def playbook(name: str, *options: str, collections: pathlib.Path | None = None) 
             *options,
         ],
         cwd=ROOT if collections is None else collections,
+        check=False,
         env=environment,
         capture_output=True,
         text=True,
