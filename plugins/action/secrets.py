@@ -155,7 +155,7 @@ def extended(text: str | None, names: Iterable[str]) -> str:
 
 def generated() -> str:
     """Return a new secret."""
-    return "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
+    return "".join(secrets.choice(ALPHABET) for _position in range(LENGTH))
 
 
 def write(path: str, text: str) -> None:

@@ -29,7 +29,7 @@ options:
     type: str
     default: __webstack_preflight
 author:
-  - webstack.ha contributors
+  - webstack.ha maintainers (@webstack-ha)
 notes:
   - Use it with C(run_once), it looks at all hosts of the play at once.
   - What belongs to a site, and which groups need which roles, stands in C(meta/site_specs.yml) of this collection.

@@ -25,7 +25,7 @@ options:
     type: list
     elements: str
 author:
-  - webstack.ha contributors
+  - webstack.ha maintainers (@webstack-ha)
 attributes:
   check_mode:
     description: Says what would be written.
