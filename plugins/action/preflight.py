@@ -69,6 +69,12 @@ class Host:
             self._done[name] = self._templar.template(self.variables[name])
         return self._done[name]
 
+    def derived(self, name: str, causes: set[str]) -> bool:
+        """Tell whether a value is a default that is made from one of these variables."""
+        if name in self.own or name not in self.variables:
+            return False
+        return not causes.isdisjoint(re.findall(r"\w+", str(self.variables[name])))
+
 
 def _raw(hostvars: Any, host: str) -> dict[str, Any]:
     """Return a host's variables with their expressions still in them, so that each one can fail alone."""
@@ -97,7 +103,9 @@ class ActionModule(ActionBase):
                 "answers": {"type": "str", "default": "__webstack_preflight"},
             }
         )
+        head = ""
         if arguments["check"] == "hosts":
+            head = "not every host can be managed"
             problems = self._check_hosts(variables, arguments["answers"])
             count = len(variables["ansible_play_hosts_all"])
         else:
@@ -111,7 +119,7 @@ class ActionModule(ActionBase):
                 result["warnings"] = inventory.warnings
         result["changed"] = False
         result["failed"] = bool(problems)
-        result["msg"] = _site_checks.report(problems) if problems else f"{count} hosts, nothing to refuse."
+        result["msg"] = _site_checks.report(problems, head) if problems else f"{count} hosts, nothing to refuse."
         return result
 
     @staticmethod
@@ -187,7 +195,9 @@ class Inventory:
         found.extend(_site_checks.check_addresses(self.site, self.groups, settings))
         found.extend(self._unknown())
         for name in self.checked:
-            found.extend(self._inputs(self.host(name)))
+            host = self.host(name)
+            blamed = {problem.variable for problem in found if problem.host == name}
+            found.extend(problem for problem in self._inputs(host) if not host.derived(problem.variable, blamed))
         found.extend(self._between())
         return _site_checks.only_first(found)
 

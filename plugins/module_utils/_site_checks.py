@@ -111,7 +111,7 @@ def missing_library() -> str | None:
 # Report
 
 
-def report(problems: Iterable[Problem]) -> str:
+def report(problems: Iterable[Problem], head: str = "") -> str:
     """Return the message for a person: one line for each problem, equal ones of several hosts joined."""
     joined: dict[tuple[str, str], list[str]] = defaultdict(list)
     for problem in dict.fromkeys(problems):
@@ -125,8 +125,8 @@ def report(problems: Iterable[Problem]) -> str:
         lines.append((not named, f"{shown}: {variable}: {message}" if named else f"{variable}: {message}"))
     lines.sort(key=lambda line: not line[0])
     count = len(lines)
-    head = f"Nothing was changed: {count} {'input is' if count == 1 else 'inputs are'} refused."
-    return "\n".join([head, *(f"  {text}" for _first, text in lines)])
+    head = head or f"{count} {'input is' if count == 1 else 'inputs are'} refused"
+    return "\n".join([f"Nothing was changed: {head}.", *(f"  {text}" for _first, text in lines)])
 
 
 def only_first(problems: Iterable[Problem]) -> list[Problem]:
