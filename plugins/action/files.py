@@ -13,7 +13,6 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import generate_ansible_template_vars, trust_as_template
-
 from ansible_collections.webstack.ha.plugins.module_utils import _files
 
 OPTIONS = frozenset({"files", "validate", "validate_always"})
