@@ -21,9 +21,7 @@ def context(spec: dict[str, Any]) -> ssl.SSLContext:
     tls.verify_mode = ssl.CERT_NONE
     if "version" in spec:
         tls.set_ciphers(spec.get("ciphers", "ALL:@SECLEVEL=0"))
-        tls.minimum_version = tls.maximum_version = getattr(
-            ssl.TLSVersion, spec["version"]
-        )
+        tls.minimum_version = tls.maximum_version = getattr(ssl.TLSVersion, spec["version"])
     return tls
 
 
@@ -32,9 +30,7 @@ def send(spec: dict[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"status": 0, "headers": {}, "body": "", "error": ""}
     try:
         port = spec.get("port", 443)
-        with socket.create_connection(
-            (spec["address"], port), spec.get("timeout", 10)
-        ) as plain:
+        with socket.create_connection((spec["address"], port), spec.get("timeout", 10)) as plain:
             connection: socket.socket = plain
             if spec.get("tls", port == 443):
                 sni = spec.get("sni", "www.example.test")
@@ -52,9 +48,7 @@ def send(spec: dict[str, Any]) -> dict[str, Any]:
             ]
             host = spec.get("host", "www.example.test")
             lines += [f"Host: {host}"] if host else []
-            lines += [
-                f"{name}: {value}" for name, value in spec.get("headers", {}).items()
-            ]
+            lines += [f"{name}: {value}" for name, value in spec.get("headers", {}).items()]
             lines += [f"Content-Length: {len(body)}"] if body else []
             connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
             answer = b""
@@ -64,10 +58,7 @@ def send(spec: dict[str, Any]) -> dict[str, Any]:
         if head:
             first, *rest = head.decode().split("\r\n")
             result["status"] = int(first.split()[1])
-            result["headers"] = {
-                k.lower(): v
-                for k, v in (line.split(": ", 1) for line in rest if ": " in line)
-            }
+            result["headers"] = {k.lower(): v for k, v in (line.split(": ", 1) for line in rest if ": " in line)}
             result["body"] = text.decode()
     except (OSError, ValueError) as problem:
         result["error"] = f"{type(problem).__name__}: {problem}"

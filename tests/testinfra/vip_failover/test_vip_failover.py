@@ -9,7 +9,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -27,9 +27,7 @@ def docker(*arguments: str) -> None:
 
 
 def on(name: str, command: str) -> str:
-    done = subprocess.run(
-        ["docker", "exec", name, "bash", "-c", command], capture_output=True, text=True
-    )
+    done = subprocess.run(["docker", "exec", name, "bash", "-c", command], capture_output=True, check=False, text=True)
     assert done.returncode == 0, f"{name}: {command}: {done.stdout}{done.stderr}"
     return done.stdout
 
@@ -38,6 +36,7 @@ def alive(name: str) -> bool:
     done = subprocess.run(
         ["docker", "inspect", "-f", "{{.State.Status}}", name],
         capture_output=True,
+        check=False,
         text=True,
     )
     return done.stdout.strip() == "running"
@@ -45,11 +44,7 @@ def alive(name: str) -> bool:
 
 def owners() -> list[str]:
     """Hosts with the address where it answers ARP; the copies on the loopback do not count."""
-    return [
-        n
-        for n in HOSTS
-        if alive(n) and on(n, f"ip -o address show dev eth0 to {ADDRESS}")
-    ]
+    return [n for n in HOSTS if alive(n) and on(n, f"ip -o address show dev eth0 to {ADDRESS}")]
 
 
 def settled(seconds: float = 10) -> str:
@@ -69,9 +64,7 @@ def other(name: str) -> str:
     return HOSTS[1 - HOSTS.index(name)]
 
 
-def watch(
-    act: Callable[[], None], seconds: float, interval: float = 0.01, before: float = 0.8
-) -> Seen:
+def watch(act: Callable[[], None], seconds: float, interval: float = 0.01, before: float = 0.8) -> Seen:
     """Ask the address every `interval` seconds, act meanwhile, and say what the client saw."""
     arguments = [
         f"http://{ADDRESS}/",
@@ -92,9 +85,7 @@ def watch(
     ]
     source = (ROOT / "tests/lab/probe.py").read_text()
     with ThreadPoolExecutor(1) as pool:
-        probe = pool.submit(
-            subprocess.run, command, input=source, capture_output=True, text=True
-        )
+        probe = pool.submit(subprocess.run, command, input=source, capture_output=True, check=False, text=True)
         time.sleep(before)
         act()
         done = probe.result()
@@ -104,9 +95,7 @@ def watch(
 
 
 def tell(what: str, seen: Seen) -> None:
-    print(
-        f"\n{what}: {seen['failed']} of {seen['requests']} requests failed, outage {seen['longest_outage_ms']} ms"
-    )
+    print(f"\n{what}: {seen['failed']} of {seen['requests']} requests failed, outage {seen['longest_outage_ms']} ms")
 
 
 def play(**variables: Any) -> subprocess.CompletedProcess[str]:
@@ -121,6 +110,7 @@ def play(**variables: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command,
         capture_output=True,
+        check=False,
         text=True,
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
@@ -134,6 +124,7 @@ def boot(name: str) -> None:
         state = subprocess.run(
             ["docker", "exec", name, "systemctl", "is-active", "nginx"],
             capture_output=True,
+            check=False,
             text=True,
         )
         if state.stdout.strip() == "active":
@@ -146,7 +137,7 @@ def boot(name: str) -> None:
 def owner() -> Iterator[str]:
     yield settled()
     for name in HOSTS:
-        subprocess.run(["docker", "unpause", name], capture_output=True)
+        subprocess.run(["docker", "unpause", name], capture_output=True, check=False)
         if not alive(name):
             boot(name)
         on(
@@ -167,9 +158,7 @@ class TestKeepalived:
         for host in HOSTS:
             assert on(host, f"ip -o address show dev lo to {ADDRESS}")
 
-    def test_a_killed_host_costs_less_than_a_second_and_its_return_nothing(
-        self, owner: str
-    ) -> None:
+    def test_a_killed_host_costs_less_than_a_second_and_its_return_nothing(self, owner: str) -> None:
         seen = watch(lambda: docker("kill", owner), 3)
         tell("keepalived, host killed", seen)
         assert seen["longest_outage_ms"] <= 1000, seen
@@ -223,12 +212,8 @@ class TestKeepalived:
         assert back["failed"] == 0, back
         assert settled() == other(owner), "the address moved back"
 
-    @pytest.mark.parametrize(
-        "command", ["systemctl reload keepalived", "systemctl restart keepalived"]
-    )
-    def test_keepalived_itself_may_change_unnoticed(
-        self, owner: str, command: str
-    ) -> None:
+    @pytest.mark.parametrize("command", ["systemctl reload keepalived", "systemctl restart keepalived"])
+    def test_keepalived_itself_may_change_unnoticed(self, owner: str, command: str) -> None:
         seen = watch(lambda: on(owner, command) and None, 2.5)
         tell(f"keepalived, {command}", seen)
         assert seen["failed"] == 0, seen
@@ -240,9 +225,7 @@ class TestKeepalived:
             f"s.sendto(bytes([0x31, 51, 255, 1, 0, 10, 0, 0]) + socket.inet_aton('{ADDRESS}'), "
             f"('{owner.replace('vip-lb', '10.77.2.1')}', 0))"
         )
-        counter = (
-            "nft list table inet webstack_vrrp | grep -o 'packets [0-9]*' | head -1"
-        )
+        counter = "nft list table inet webstack_vrrp | grep -o 'packets [0-9]*' | head -1"
         before = on(owner, counter)
         on("vip-client", f'python3 -c "{advert}"')
         assert on(owner, counter) != before, "the packet was not dropped"
@@ -257,9 +240,7 @@ class TestKeepalived:
             seen = running.result()
         assert done.returncode == 0, done.stdout
         assert seen["failed"] == 0, seen
-        assert (
-            on(owner, "systemctl show --property=MainPID --value keepalived") == pid
-        ), "reloaded, not restarted"
+        assert on(owner, "systemctl show --property=MainPID --value keepalived") == pid, "reloaded, not restarted"
         on(owner, f"cmp /etc/keepalived/keepalived.conf {RUN}/keepalived.conf")
         assert settled() == owner
 
@@ -308,7 +289,7 @@ def test_bad_input_is_refused_by_name(variables: dict[str, Any], message: str) -
 class TestClassic:
     """The 2012 script; the scenario's hosts change engine, and back at the end."""
 
-    settings: dict[str, Any] = {
+    settings: ClassVar[dict[str, Any]] = {
         "vip_failover_engine": "classic",
         "vip_failover_classic_interval_seconds": 5,
         "vip_failover_classic_check_enabled": True,
@@ -319,16 +300,12 @@ class TestClassic:
         assert done.returncode == 0, done.stdout
         settled(15)
         for name in HOSTS:
-            assert (
-                on(name, "systemctl is-active keepalived || true").strip() == "inactive"
-            )
+            assert on(name, "systemctl is-active keepalived || true").strip() == "inactive"
             assert not on(name, f"ip -o address show dev lo to {ADDRESS}")
             assert on(name, "nft list tables") == ""
             left = "find /etc/keepalived /etc/sysctl.d /etc/webstack-vip -type f ! -name README\\* -print"
             assert "webstack-vip.conf" not in on(name, left)
-            assert not on(
-                name, "ls /etc/keepalived/keepalived.conf 2>/dev/null || true"
-            )
+            assert not on(name, "ls /etc/keepalived/keepalived.conf 2>/dev/null || true")
         again = play(**self.settings)
         assert "changed=0" in again.stdout, again.stdout
         assert "changed=1" not in again.stdout, again.stdout
@@ -347,9 +324,7 @@ class TestClassic:
 
     def test_a_dead_web_server_gives_the_address_up_on_request(self) -> None:
         name = settled()
-        seen = watch(
-            lambda: on(name, "systemctl stop nginx") and None, 20, interval=0.05
-        )
+        seen = watch(lambda: on(name, "systemctl stop nginx") and None, 20, interval=0.05)
         tell("classic every 5 s, nginx stopped", seen)
         assert seen["longest_outage_ms"] <= 17_000, seen
         assert settled() == other(name)
@@ -383,8 +358,6 @@ class TestNone:
         assert play(vip_failover_engine="none").returncode == 0
         for name in HOSTS:
             assert not on(name, f"ip -o address show to {ADDRESS}")
-            assert (
-                on(name, "systemctl is-active keepalived || true").strip() == "inactive"
-            )
+            assert on(name, "systemctl is-active keepalived || true").strip() == "inactive"
         assert play().returncode == 0
         settled()
