@@ -18,6 +18,8 @@ from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Pr
 
 #: How Ansible says that a variable is absent.
 _UNDEFINED = re.compile(r"'(?P<name>[A-Za-z_][A-Za-z0-9_]*)' is undefined")
+#: A template that needs the host itself.
+_FACTS = re.compile(r"\bansible_(facts|local)\b")
 
 COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -29,6 +31,7 @@ class Role:
 
     def __init__(self, name: str, path: str, loader: Any) -> None:
         self.name = name
+        self.path = path
         self.defaults: dict[str, Any] = self._load(path, "defaults", "main", loader)
         self.vars: dict[str, Any] = self._load(path, "vars", "main", loader)
         entries: Mapping[str, Any] = self._load(path, "meta", "argument_specs", loader).get("argument_specs") or {}
@@ -156,6 +159,9 @@ class Inventory:
             ignored_prefixes=self.site.ignored_prefixes,
         )
         self._extra = {"hostvars": self._hostvars, "groups": self.groups}
+        # The roles' own plays have fewer hosts, but some value lets their expressions be checked.
+        for name in ("ansible_play_hosts", "ansible_play_hosts_all", "ansible_play_batch"):
+            self._extra[name] = self.checked
         self._hosts: dict[str, Host] = {}
         self._sentinels, self._no_sentinels = _sentinels(self.groups)
 
@@ -221,6 +227,8 @@ class Inventory:
                 values[name] = host.value(name)
             except AnsibleUndefinedVariable as error:
                 root = _undefined(error)
+                if _FACTS.search(str(error.obj or "")):
+                    continue  # made from facts, which no host has been asked for yet
                 if root is None:
                     broken.setdefault(_reason(error), []).append(name)
                 else:
@@ -237,6 +245,7 @@ class Inventory:
         """Check a host's inputs against the specifications of its roles."""
         everything: dict[str, Any] = {}
         for role in host.roles:
+            host.variables["role_path"] = role.path
             values, problems = self._template(host, role.options)
             everything.update(values)
             yield from problems

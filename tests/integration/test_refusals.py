@@ -43,6 +43,8 @@ def good() -> Inventory:
         "webstack_virtual_addresses": ["192.0.2.100/24"],
         "webstack_database_address": "192.0.2.101/24",
         "webstack_server_names": ["www.example.com"],
+        "was_django_source": {"type": "directory", "path": "../shop"},
+        "was_django_settings_module": "shop.settings",
         **{name: f"{index}".rjust(40, "s") for index, name in enumerate(SECRETS)},
     }
     return {"all": {"vars": settings, "children": children}}

@@ -149,14 +149,14 @@ def test_a_password_has_no_default(role: str) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_collection_settings_are_read_in_defaults_only_and_exist(role: str) -> None:
+    def used(path: pathlib.Path) -> set[str]:
+        expressions = re.findall(r"\{\{.*?\}\}", path.read_text(encoding="utf-8"), re.DOTALL)
+        return {name for text in expressions for name in re.findall(r"(?<![\w.'\"/-])webstack_[a-z_]+(?!\.)\b", text)}
+
     base = ROOT / "roles" / role
-    text = (base / "defaults/main.yml").read_text(encoding="utf-8")
-    used = set(re.findall(r"(?<![\w.])webstack_[a-z_]+", re.sub(r"(?m)^\s*#.*$", "", text)))
-    assert used - set(SITE["options"]) == set()
+    assert used(base / "defaults/main.yml") - set(SITE["options"]) == set()
     for path in sorted(base.glob("tasks/**/*.yml")) + sorted(base.glob("handlers/*.yml")):
-        for expression in re.findall(r"\{\{.*?\}\}", path.read_text(encoding="utf-8"), re.DOTALL):
-            found = set(re.findall(r"(?<![\w.'/-])webstack_[a-z_]+", expression)) & set(SITE["options"])
-            assert not found, f"{path.relative_to(ROOT)}: {found}"
+        assert used(path) & set(SITE["options"]) == set(), path.relative_to(ROOT)
 
 
 def test_secrets_are_known_inputs() -> None:
