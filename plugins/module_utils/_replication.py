@@ -42,7 +42,9 @@ class Plan:
         return words
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "steps": self.steps}
+        changes = bool(self.apply or self.restart or self.bootstrap)
+        links = bool(self.relink or self.resume or self.seed)
+        return {**asdict(self), "steps": self.steps, "changes": changes, "links": links}
 
 
 def _linked(state: State) -> bool:
