@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import errno
 import fcntl
 import glob
 import json
@@ -293,11 +294,14 @@ def need_room(path: pathlib.Path, size: int, factor: float) -> None:
         )
 
 
-def write_private(path: pathlib.Path, text: str, mode: int = 0o600) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_whole(path: pathlib.Path, text: str, mode: int = 0o600) -> None:
+    if not path.parent.is_dir():
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(mode | (mode & 0o444) >> 2)
     new = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w") as file:
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
+        os.fchmod(file.fileno(), mode)
     new.replace(path)
 
 
@@ -489,11 +493,9 @@ class Program:
         entry = state.setdefault(kind, {})
         entry["ok"] = ok
         entry["success" if ok else "failure"] = dict(fields)
-        write_private(STATE / "state.json", json.dumps(state, indent=2) + "\n")
+        write_whole(STATE / "state.json", json.dumps(state, indent=2) + "\n")
         if self.config["textfile_directory"]:
-            write_private(
-                pathlib.Path(self.config["textfile_directory"]) / "webstack_backup.prom", metrics(state), 0o644
-            )
+            write_whole(pathlib.Path(self.config["textfile_directory"]) / "webstack_backup.prom", metrics(state), 0o644)
 
     # The work
 
@@ -538,7 +540,7 @@ class Program:
         if server["replica"] is not None:
             command.append("--slave-info")
         code, output, _ = self.gently(*command, merged=True)
-        write_private(STATE / "mariadb-backup.log", output)
+        write_whole(STATE / "mariadb-backup.log", output)
         if code != 0 or "completed OK!" not in output[-500:]:
             raise BackupError(f"mariadb-backup failed with {code}: {last_message(output)}")
 
@@ -581,7 +583,9 @@ class Program:
         server = self.server()
         self.may_back_up(server, require=require, allow_primary=allow_primary)
         # Binary and relay logs are no part of the backup.
-        logs = [os.path.join(server["datadir"], name) + "." for name in (server["log_bin"], server["relay_log"]) if name]
+        logs = [
+            os.path.join(server["datadir"], name) + "." for name in (server["log_bin"], server["relay_log"]) if name
+        ]
         need_room(
             pathlib.Path(self.config["staging_directory"]),
             size_of(server["datadir"], logs),
@@ -611,7 +615,7 @@ class Program:
                 "started": stamp(started),
                 "bytes": size,
             }
-            write_private(directory / METADATA, json.dumps(facts, indent=2) + "\n")
+            write_whole(directory / METADATA, json.dumps(facts, indent=2) + "\n")
             snapshot = self.store(
                 directory,
                 [
@@ -646,7 +650,7 @@ class Program:
             if code != 0:
                 raise BackupError(f"restic restore failed with {code}: {last_message(errors or output)}")
             code, output, _ = self.gently("mariadb-backup", "--prepare", f"--target-dir={partial}", merged=True)
-            write_private(STATE / "prepare.log", output)
+            write_whole(STATE / "prepare.log", output)
             if code != 0 or "completed OK!" not in output[-500:]:
                 raise BackupError(f"mariadb-backup --prepare failed with {code}: {last_message(output)}")
             give_to_server(partial)
@@ -667,7 +671,9 @@ class Program:
         """Put a prepared directory in the place of the stopped server's. The old one is kept under a dated name."""
         datadir = self.datadir()
         self.need_stopped(datadir)
-        if "full-prepared" not in tool_file(source, "checkpoints"):
+        if not re.search(
+            r"^backup_type = (log-applied|full-prepared)$", tool_file(source, "checkpoints"), re.MULTILINE
+        ):
             raise BackupError(f"{source} is not a prepared data directory")
         if os.path.ismount(datadir):
             raise BackupError(f"{datadir} is a mount point and cannot be renamed; copy {source} into it by hand")
@@ -676,7 +682,7 @@ class Program:
         old = datadir.with_name(f"{datadir.name}.before-restore-{stamp()}")
         was = datadir.stat()
         carry_over(datadir, source)
-        datadir.rename(old)
+        self.move(datadir, old)
         try:
             source.rename(datadir)
         except OSError:
@@ -692,6 +698,19 @@ class Program:
             shutil.rmtree(name)
         return {"datadir": str(datadir), "old": str(old)}
 
+    def move(self, path: pathlib.Path, target: pathlib.Path) -> None:
+        """Rename, or copy where the file system cannot: subvolumes, layers of a container."""
+        try:
+            path.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            code, _, errors = self.execute(["cp", "--archive", "--reflink=auto", str(path), str(target)])
+            if code != 0:
+                shutil.rmtree(target, ignore_errors=True)
+                raise BackupError(f"{path} can neither be renamed nor copied: {last_message(errors)}") from error
+            shutil.rmtree(path)
+
     def undo_replace(self, old: pathlib.Path) -> dict[str, str]:
         datadir = self.datadir()
         self.need_stopped(datadir)
@@ -700,7 +719,7 @@ class Program:
         for log in self.outside_logs(datadir):
             os.unlink(log)
         failed = datadir.with_name(f"{datadir.name}.failed-restore-{stamp()}")
-        datadir.rename(failed)
+        self.move(datadir, failed)
         old.rename(datadir)
         aside = datadir / "binary-logs"
         if aside.is_dir():
