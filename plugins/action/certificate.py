@@ -14,7 +14,6 @@ from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-
 from ansible_collections.webstack.ha.plugins.module_utils import _pki
 
 SPEC: dict[str, Any] = {
@@ -100,7 +99,7 @@ class ActionModule(ActionBase):
             return changed, authority, None
         wanted = (name, options["dns"], options["addresses"])
         leaf = read(directory, name)
-        if leaf is None or not _pki.still_good(authority, leaf, *wanted, options["renew_days"]):
+        if leaf is None or not _pki.still_good(authority, leaf, *wanted, renew_days=options["renew_days"]):
             leaf, changed = _pki.make_certificate(authority, *wanted, options["days"]), True
             if write_files:
                 write(directory, name, leaf)

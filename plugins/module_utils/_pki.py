@@ -31,7 +31,7 @@ class Pair:
 
 
 def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.timezone.utc).replace(microsecond=0)
+    return datetime.datetime.now(datetime.UTC).replace(microsecond=0)
 
 
 def _pem(certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Pair:
@@ -118,7 +118,7 @@ def make_certificate(authority: Pair, name: str, dns: Sequence[str], addresses: 
 
 
 def still_good(
-    authority: Pair, leaf: Pair, name: str, dns: Sequence[str], addresses: Sequence[str], renew_days: int
+    authority: Pair, leaf: Pair, name: str, dns: Sequence[str], addresses: Sequence[str], *, renew_days: int
 ) -> bool:
     """Whether `leaf` is of this authority, for exactly these names, and good for `renew_days` more."""
     try:
