@@ -256,10 +256,8 @@ class Inventory:
                 yield from _site_checks.check_range(host.name, name, everything[name], lowest, highest)
         yield from _site_checks.check_required_if(host.name, self.site.required_if, everything, self.site.secrets)
         roles = {role.name for role in host.roles}
-        ports = [entry["port"] for entry in self.site.listening if entry["role"] in roles]
-        yield from _site_checks.check_ports(
-            host.name, [(port, everything[port]) for port in ports if port in everything]
-        )
+        ports = _site_checks.listening_ports(self.site, host.name, roles, everything)
+        yield from _site_checks.check_ports(host.name, ports)
 
     def _input(self, host: Host, name: str, spec: Spec, values: Mapping[str, Any]) -> Iterable[Problem]:
         """Check one input; what could not be templated is reported already."""

@@ -616,6 +616,30 @@ def check_equal(
     return problems
 
 
+def own_ports(host: str, value: Any) -> list[Any]:
+    """Return the ports of this host in a list of servers, or of groups of them (C(nodes))."""
+    ports: list[Any] = []
+    for entry in _as_list(value):
+        if not isinstance(entry, Mapping):
+            continue
+        if "nodes" in entry:
+            ports.extend(own_ports(host, entry["nodes"]))
+        elif entry.get("name") == host and entry.get("port") is not None:
+            ports.append(entry["port"])
+    return ports
+
+
+def listening_ports(site: Site, host: str, roles: Collection[str], values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the ports that the roles of a host open there, each with the input that says so."""
+    ports: list[tuple[str, Any]] = []
+    for entry in site.listening:
+        name = entry.get("port") or entry["nodes"]
+        if entry["role"] in roles and name in values:
+            found = [values[name]] if "port" in entry else own_ports(host, values[name])
+            ports.extend((name, port) for port in found)
+    return ports
+
+
 def check_ports(host: str, ports: Sequence[tuple[str, Any]]) -> list[Problem]:
     """Check that the services of one host listen on different ports."""
     problems = []

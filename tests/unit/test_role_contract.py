@@ -165,7 +165,7 @@ def test_secrets_are_known_inputs() -> None:
     for name in ("unique", "equal", "ranges"):
         assert [variable for variable in SITE.get(name) or {} if variable not in known] == []
     for entry in SITE["listening"]:
-        assert entry["port"] in options(entry["role"])
+        assert entry.get("port", entry.get("nodes")) in options(entry["role"])
     for rule in SITE["required_if"]:
         assert rule["variable"] in known
         assert rule["when"] in known

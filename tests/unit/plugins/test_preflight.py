@@ -492,6 +492,22 @@ def test_ports_of_one_host_must_differ() -> None:
     ]
 
 
+def test_ports_that_stand_in_lists_count_too() -> None:
+    values = {
+        "redis_shard_shards": [
+            {"name": "s1", "port": 6379, "nodes": [{"name": "h1", "port": 6379}, {"name": "h2", "port": 6379}]},
+            {"name": "s2", "port": 8089, "nodes": [{"name": "h1", "port": 8089}]},
+        ],
+        "redis_shard_sentinels": [{"name": "h2", "port": 26379}, "not an entry"],
+        "lb_nginx_health_port": 8089,
+        "was_django_port": 8089,
+    }
+    ports = checks.listening_ports(SITE, "h1", {"redis_shard", "lb_nginx"}, values)
+    assert sorted(ports) == [("lb_nginx_health_port", 8089), ("redis_shard_shards", 6379), ("redis_shard_shards", 8089)]
+    (line,) = lines(checks.check_ports("h1", ports))
+    assert "port 8089 is also used by" in line
+
+
 def test_an_input_that_another_one_makes_necessary() -> None:
     rules = [{"variable": "media_password", "when": "media_engine", "is": "rsync"}]
     assert checks.check_required_if("h", rules, {"media_engine": "syncthing"}) == []
