@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filter shard_layout: Redis hosts to shards."""
+"""Filters shard_layout, Redis hosts to shards, and shard_layout_problems, what is wrong with a literal list."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-
 from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout
 
 
@@ -22,9 +21,19 @@ def shard_layout(hosts: Sequence[str], hostvars: Mapping[str, Any], port: int = 
         raise AnsibleFilterError(f"webstack.ha.shard_layout: {exc}") from exc
 
 
+def shard_layout_problems(
+    shards: Sequence[Mapping[str, Any]], sentinels: Sequence[Mapping[str, Any]], host: str
+) -> list[str]:
+    """Return what is wrong with these lists."""
+    try:
+        return _shard_layout.problems(shards, sentinels, host)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise AnsibleFilterError(f"webstack.ha.shard_layout_problems: {exc!r}") from exc
+
+
 class FilterModule:
     """Filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return name and function of each filter."""
-        return {"shard_layout": shard_layout}
+        return {"shard_layout": shard_layout, "shard_layout_problems": shard_layout_problems}

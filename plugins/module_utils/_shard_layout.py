@@ -7,7 +7,9 @@ Pure: no Ansible import, no I/O. Errors are ValueError and name the host and the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 ADDRESS_VARIABLE = "webstack_address"
@@ -70,8 +72,13 @@ def layout(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], port
 def sentinels(
     groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 26379
 ) -> list[dict[str, Any]]:
-    """Return the sentinels: the hosts of the group "sentinel", else three hosts of the other tiers."""
+    """Return the sentinels: the hosts of the group "sentinel", else three hosts of the other tiers.
+
+    Without a Redis host there is nothing to watch.
+    """
     number = _port(port, 1)
+    if not groups.get(SENTINEL_GROUP) and not groups.get(FALLBACK_GROUPS[0]):
+        return []
     chosen = list(groups.get(SENTINEL_GROUP) or [])
     if chosen:
         if len(chosen) < SENTINEL_COUNT or len(chosen) % 2 == 0:
@@ -89,3 +96,42 @@ def sentinels(
             )
         chosen = candidates[:SENTINEL_COUNT]
     return [{"name": name, "address": address, "port": number} for name, address in addresses(chosen, hostvars).items()]
+
+
+def _twice(items: Iterable[Any]) -> list[Any]:
+    return [item for item, count in Counter(items).items() if count > 1]
+
+
+def problems(shards: Sequence[Mapping[str, Any]], sentinel_list: Sequence[Mapping[str, Any]], host: str) -> list[str]:
+    """Say what is wrong with literal lists of shards and sentinels, as seen from one host; empty when all is well."""
+    shards_name, sentinels_name = "redis_shard_shards", "redis_shard_sentinels"
+    found: list[str] = []
+    if not shards:
+        found.append(f"{shards_name} is empty: the group redis has no host, or the list was set to nothing")
+    for name in _twice(shard["name"] for shard in shards):
+        found.append(f"{shards_name} has two shards named {name}")
+    for shard in shards:
+        name, nodes = shard["name"], shard["nodes"]
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
+            found.append(f"{shards_name}: the name of shard {name!r} may have letters, digits and _ only")
+        if not nodes:
+            found.append(f"{shards_name}: shard {name} has no node")
+        for key in ("name", "address"):
+            for value in _twice(node[key] for node in nodes):
+                found.append(f"{shards_name}: two nodes of shard {name} have the {key} {value}; a replica is elsewhere")
+    places = [(node["address"], int(node["port"])) for shard in shards for node in shard["nodes"]]
+    places += [(sentinel["address"], int(sentinel["port"])) for sentinel in sentinel_list]
+    for address, port in _twice(places):
+        found.append(f"{address}:{port} is used twice in {shards_name} and {sentinels_name}")
+    count = len(sentinel_list)
+    if sentinel_list and (count < SENTINEL_COUNT or count % 2 == 0):
+        found.append(f"{sentinels_name} has {count}: an odd number of at least {SENTINEL_COUNT} is needed, or none")
+    for key in ("name", "address"):
+        for value in _twice(sentinel[key] for sentinel in sentinel_list):
+            found.append(f"{sentinels_name}: two sentinels have the {key} {value}")
+    members = {node["name"] for shard in shards for node in shard["nodes"]} | {item["name"] for item in sentinel_list}
+    if host not in members:
+        found.append(
+            f"{host} (redis_shard_node_name) is neither a node in {shards_name} nor listed in {sentinels_name}"
+        )
+    return found

@@ -10,15 +10,23 @@ from ansible.errors import AnsibleFilterError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ansible_collections.webstack.ha.plugins.filter.sentinel_hosts import FilterModule as SentinelFilters
-from ansible_collections.webstack.ha.plugins.filter.shard_layout import FilterModule as ShardFilters
+from ansible_collections.webstack.ha.plugins.filter.sentinel_hosts import (
+    FilterModule as SentinelFilters,
+)
+from ansible_collections.webstack.ha.plugins.filter.shard_layout import (
+    FilterModule as ShardFilters,
+)
 
 shard_layout = ShardFilters().filters()["shard_layout"]
+shard_layout_problems = ShardFilters().filters()["shard_layout_problems"]
 sentinel_hosts = SentinelFilters().filters()["sentinel_hosts"]
 
 
 def variables(hosts: list[str]) -> dict[str, dict[str, Any]]:
-    return {host: {"webstack_address": f"192.0.2.{number}"} for number, host in enumerate(hosts, 1)}
+    return {
+        host: {"webstack_address": f"192.0.2.{number}"}
+        for number, host in enumerate(hosts, 1)
+    }
 
 
 def names(count: int, stem: str = "redis") -> list[str]:
@@ -63,7 +71,9 @@ def test_replica_elsewhere_and_load_even(count: int, port: int) -> None:
         first, second = shard["nodes"]
         assert first["name"] != second["name"]
         assert first["port"] == second["port"] == shard["port"]
-    used = [(node["address"], node["port"]) for shard in shards for node in shard["nodes"]]
+    used = [
+        (node["address"], node["port"]) for shard in shards for node in shard["nodes"]
+    ]
     assert len(used) == len(set(used))
     assert set(Counter(address for address, _port in used).values()) == {2}
     assert len({shard["name"] for shard in shards}) == count
@@ -75,19 +85,36 @@ def test_a_new_host_at_the_end_keeps_names_ports_and_primaries(count: int) -> No
     before = shard_layout(hosts[:-1], variables(hosts))
     after = shard_layout(hosts, variables(hosts))
     for old, new in zip(before, after, strict=False):
-        assert (old["name"], old["port"], old["nodes"][0]) == (new["name"], new["port"], new["nodes"][0])
+        assert (old["name"], old["port"], old["nodes"][0]) == (
+            new["name"],
+            new["port"],
+            new["nodes"][0],
+        )
 
 
 @pytest.mark.parametrize(
     ("hosts", "hostvars", "port", "message"),
     [
         (["redis1"], {"redis1": {}}, 6379, "host 'redis1' has no webstack_address"),
-        (["redis1"], {"redis1": {"webstack_address": None}}, 6379, "host 'redis1' has no webstack_address"),
+        (
+            ["redis1"],
+            {"redis1": {"webstack_address": None}},
+            6379,
+            "host 'redis1' has no webstack_address",
+        ),
         (["redis1"], {}, 6379, "host 'redis1' is not in the inventory"),
-        (["redis1", "redis1"], variables(["redis1"]), 6379, "host 'redis1' is listed twice"),
+        (
+            ["redis1", "redis1"],
+            variables(["redis1"]),
+            6379,
+            "host 'redis1' is listed twice",
+        ),
         (
             ["redis1", "redis2"],
-            {"redis1": {"webstack_address": "192.0.2.1"}, "redis2": {"webstack_address": "192.0.2.1"}},
+            {
+                "redis1": {"webstack_address": "192.0.2.1"},
+                "redis2": {"webstack_address": "192.0.2.1"},
+            },
             6379,
             "hosts 'redis1' and 'redis2' have the same webstack_address",
         ),
@@ -116,23 +143,38 @@ def test_own_group_wins() -> None:
     [
         ({"redis": names(4), "lb": names(2, "lb")}, ["redis1", "redis2", "redis3"]),
         ({"redis": names(2), "lb": names(2, "lb")}, ["redis1", "redis2", "lb1"]),
-        ({"redis": names(1), "lb": names(1, "lb"), "was": ["lb1", "was1"]}, ["redis1", "lb1", "was1"]),
-        ({"redis": names(1), "db": names(2, "db"), "sentinel": []}, ["redis1", "db1", "db2"]),
+        (
+            {"redis": names(1), "lb": names(1, "lb"), "was": ["lb1", "was1"]},
+            ["redis1", "lb1", "was1"],
+        ),
+        (
+            {"redis": names(1), "db": names(2, "db"), "sentinel": []},
+            ["redis1", "db1", "db2"],
+        ),
     ],
 )
-def test_choice_in_order_of_tiers(groups: dict[str, list[str]], expected: list[str]) -> None:
+def test_choice_in_order_of_tiers(
+    groups: dict[str, list[str]], expected: list[str]
+) -> None:
     hosts = list(dict.fromkeys(host for members in groups.values() for host in members))
-    assert [sentinel["name"] for sentinel in sentinel_hosts(groups, variables(hosts))] == expected
+    assert [
+        sentinel["name"] for sentinel in sentinel_hosts(groups, variables(hosts))
+    ] == expected
 
 
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ({"sentinel": names(2, "sentinel")}, r"group 'sentinel' has 2 host\(s\) \(sentinel1, sentinel2\)"),
+        (
+            {"sentinel": names(2, "sentinel")},
+            r"group 'sentinel' has 2 host\(s\) \(sentinel1, sentinel2\)",
+        ),
         ({"sentinel": names(4, "sentinel")}, "group 'sentinel' has 4"),
         ({"redis": names(2)}, r"3 hosts are needed .* have 2 \(redis1, redis2\)"),
-        ({}, r"have 0 \(none\)"),
-        ({"redis": ["redis1", "redis2", "elsewhere"]}, "host 'elsewhere' is not in the inventory"),
+        (
+            {"redis": ["redis1", "redis2", "elsewhere"]},
+            "host 'elsewhere' is not in the inventory",
+        ),
         ([], "'groups' is expected"),
     ],
 )
@@ -140,3 +182,60 @@ def test_sentinels_refuse(groups: Any, message: str) -> None:
     hosts = [*names(4, "sentinel"), *names(3)]
     with pytest.raises(AnsibleFilterError, match=message):
         sentinel_hosts(groups, variables(hosts))
+
+
+def a_site() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    hosts = names(3)
+    return shard_layout(hosts, variables(hosts)), sentinel_hosts(
+        {"redis": hosts}, variables(hosts)
+    )
+
+
+@given(count=st.integers(3, 20))
+def test_what_the_filters_give_has_no_problem(count: int) -> None:
+    hosts = names(count)
+    shards = shard_layout(hosts, variables(hosts))
+    sentinels = sentinel_hosts({"redis": hosts}, variables(hosts))
+    assert all(shard_layout_problems(shards, sentinels, host) == [] for host in hosts)
+    assert shard_layout_problems(shards, [], hosts[0]) == []
+
+
+def test_problems_are_named() -> None:
+    shards, sentinels = a_site()
+    assert (
+        "redis9 (redis_shard_node_name) is neither"
+        in shard_layout_problems(shards, sentinels, "redis9")[0]
+    )
+    assert "an odd number" in shard_layout_problems(shards, sentinels[:2], "redis1")[0]
+    assert (
+        "redis_shard_shards is empty"
+        in shard_layout_problems([], sentinels, "redis1")[0]
+    )
+    assert "two sentinels have the name redis1" in str(
+        shard_layout_problems(shards, [sentinels[0]] * 3, "redis1")
+    )
+
+    shards[0]["nodes"][1] = {"name": "redis1", "address": "192.0.2.1", "port": 7000}
+    found = shard_layout_problems(shards, sentinels, "redis1")
+    assert "two nodes of shard s1 have the name redis1" in found[0]
+    assert "two nodes of shard s1 have the address 192.0.2.1" in found[1]
+
+    shards, sentinels = a_site()
+    shards[1]["name"] = "s1"
+    assert "two shards named s1" in str(
+        shard_layout_problems(shards, sentinels, "redis1")
+    )
+    shards[1] = {**shards[1], "name": "a b", "nodes": []}
+    found = shard_layout_problems(shards, sentinels, "redis1")
+    assert "letters, digits" in str(found)
+    assert "has no node" in str(found)
+
+    shards, sentinels = a_site()
+    sentinels[0]["port"] = 6379
+    assert shard_layout_problems(shards, sentinels, "redis1") == [
+        "192.0.2.1:6379 is used twice in redis_shard_shards and redis_shard_sentinels"
+    ]
+
+
+def test_no_redis_no_sentinel() -> None:
+    assert sentinel_hosts({"redis": [], "was": names(3)}, variables(names(3))) == []
