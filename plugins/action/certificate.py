@@ -1,106 +1,181 @@
 # Copyright: (c) 2026, webstack.ha maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Keep the site's certificate authority and the hosts' certificates in a directory on the controller."""
+"""The internal authority on the controller: create once, issue, renew, return as text."""
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-import pathlib
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.webstack.ha.plugins.module_utils import _pki
 
-SPEC: dict[str, Any] = {
-    "directory": {"type": "path", "required": True},
-    "name": {"type": "str"},
-    "dns": {"type": "list", "elements": "str", "default": []},
-    "addresses": {"type": "list", "elements": "str", "default": []},
-    "days": {"type": "int", "default": 825},
-    "renew_days": {"type": "int", "default": 30},
-}
+OPTIONS = frozenset({"directory", "name", "dns", "addresses", "days", "renew_days"})
 
 
-@contextmanager
-def locked(directory: pathlib.Path) -> Iterator[None]:
-    """Hosts are handled by processes side by side; the authority is made once."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+class Store:
+    """The directory with the authority and the certificates that it issued."""
+
+    def __init__(self, directory: str, writable: bool) -> None:
+        self.directory = directory
+        self.writable = writable
+        self.changed = False
+        self.reasons: list[str] = []
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep the forks of other hosts, and other runs, out."""
+        if self.writable:
+            os.makedirs(os.path.dirname(self.directory), exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.directory, 0o700)
+        try:
+            # The directory itself is the lock, so that nothing is left lying about.
+            handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            yield
+            return
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if self.writable else fcntl.LOCK_SH)
+            if self.writable and stat.S_IMODE(os.fstat(handle).st_mode) & 0o077:
+                os.fchmod(handle, 0o700)
+                self.changed = True
+                self.reasons.append(f"{self.directory} was open to others")
+            yield
+        finally:
+            os.close(handle)
+
+    def path(self, name: str, suffix: str) -> str:
+        return os.path.join(self.directory, f"{name}.{suffix}")
+
+    def read(self, name: str) -> _pki.Pair | None:
+        """Return a stored pair; None when neither file is there."""
+        found: dict[str, bytes] = {}
+        for suffix in ("crt", "key"):
+            try:
+                with open(self.path(name, suffix), "rb") as file:
+                    found[suffix] = file.read()
+            except FileNotFoundError:
+                continue
+        if not found:
+            return None
+        for suffix, other in (("crt", "key"), ("key", "crt")):
+            if suffix not in found:
+                raise ValueError(f"{self.path(name, suffix)} is missing beside {self.path(name, other)}")
+        return _pki.load(found["crt"], found["key"], self.path(name, "crt"), self.path(name, "key"))
+
+    def write(self, name: str, pair: _pki.Pair, reason: str) -> None:
+        """Keep a pair; without the right to write only take note of it."""
+        self.changed = True
+        self.reasons.append(f"{name}: {reason}")
+        if not self.writable:
+            return
+        for suffix, text, mode in (("key", pair.key_pem, 0o600), ("crt", pair.certificate_pem, 0o644)):
+            copy = self.path(f".{name}.{os.getpid()}", suffix)
+            handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+            try:
+                with os.fdopen(handle, "w", encoding="ascii") as file:
+                    os.fchmod(handle, mode)
+                    file.write(text)
+                    file.flush()
+                    os.fsync(handle)
+                os.rename(copy, self.path(name, suffix))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.unlink(copy)
+                raise
 
 
-def read(directory: pathlib.Path, name: str) -> _pki.Pair | None:
-    """Return the pair `name`, or None when there is none."""
-    certificate, key = directory / f"{name}.crt", directory / f"{name}.key"
-    if not certificate.exists() and not key.exists():
-        return None
-    return _pki.Pair(certificate.read_text(), key.read_text())
+def provide(store: Store, name: str | None, wanted: frozenset[str], days: int, renew_days: int) -> dict[str, Any]:
+    """Return the texts of the authority and, with a name, of a certificate; issue what is missing or outdated."""
+    moment = _pki.now()
+    with store.locked():
+        ca = store.read("ca")
+        if ca is None:
+            ca = _pki.issue_ca(moment)
+            store.write("ca", ca, "created")
+        else:
+            _pki.check_ca(ca, store.path("ca", "crt"))
+            if _pki.ca_must_renew(ca, moment, days) and _pki.is_own(ca):
+                ca = _pki.issue_ca(moment, previous=ca)
+                store.write("ca", ca, "continued with the same key, since it would expire before what it signs")
+        result: dict[str, Any] = {"ca": ca.certificate_pem}
+        if name is not None:
+            try:
+                pair = store.read(name)
+                reason = "created" if pair is None else _pki.why_renew(pair, ca, wanted, renew_days, moment)
+            except ValueError as exc:
+                # Half a pair, or a damaged one: unlike the authority it can be made anew at no loss.
+                pair, reason = None, str(exc)
+            if pair is None or reason:
+                pair = _pki.issue(ca, name, wanted, days, moment)
+                store.write(name, pair, reason)
+            result.update(certificate=pair.certificate_pem, private_key=pair.key_pem)
+    return {**result, "changed": store.changed, "reasons": store.reasons}
 
 
-def write(directory: pathlib.Path, name: str, pair: _pki.Pair) -> None:
-    """Write the pair; the key first, so that a certificate never stands alone."""
-    for suffix, text, mode in (("key", pair.key, 0o600), ("crt", pair.certificate, 0o644)):
-        target = directory / f"{name}.{suffix}"
-        temporary = directory / f".{name}.{suffix}.new"
-        temporary.unlink(missing_ok=True)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
+def _texts(raw: Any, option: str) -> list[str]:
+    if raw is None:
+        return []
+    if isinstance(raw, str) or not isinstance(raw, Sequence):
+        raise ValueError(f"{option}: expected a list, got {type(raw).__name__}")
+    return [str(one) for one in raw]
+
+
+def _days(raw: Any, option: str, lowest: int, highest: int) -> int:
+    try:
+        value = int(str(raw))
+    except ValueError:
+        raise ValueError(f"{option}: expected a number of days, got {raw!r}") from None
+    if not lowest <= value <= highest:
+        raise ValueError(f"{option}: {value} is not between {lowest} and {highest}")
+    return value
 
 
 class ActionModule(ActionBase):
-    """All of webstack.ha.certificate: nothing runs on the host."""
+    """webstack.ha.certificate: needs no host at all."""
 
     TRANSFERS_FILES = False
+    _requires_connection = False
     _supports_check_mode = True
+    _supports_async = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the authority's certificate and, with a name, that name's certificate and key."""
+        """Translate arguments and errors."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _, options = self.validate_argument_spec(argument_spec=SPEC)
-        directory = pathlib.Path(os.path.expanduser(options["directory"]))
-        name = options["name"]
-        if name is not None and (not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name == "ca"):
-            raise AnsibleActionFail(f"webstack.ha.certificate: {name!r} cannot be the name of a certificate")
+        del tmp
+        args = self._task.args
         try:
-            if self._task.check_mode and not directory.is_dir():
-                changed, authority, leaf = self._ensure(directory, options, write_files=False)
-            else:
-                with locked(directory):
-                    changed, authority, leaf = self._ensure(directory, options, not self._task.check_mode)
-        except (OSError, ValueError) as exc:
-            raise AnsibleActionFail(f"webstack.ha.certificate: {directory}: {exc}") from exc
-        result.update(changed=changed, ca=authority.certificate)
-        if leaf is not None:
-            result.update(certificate=leaf.certificate, private_key=leaf.key)
+            unknown = sorted(set(args) - OPTIONS)
+            if unknown:
+                raise ValueError(f"unknown option {', '.join(unknown)}; known are {', '.join(sorted(OPTIONS))}")
+            if not _pki.available():
+                raise ValueError("the Python library cryptography is missing on the controller")
+            directory = args.get("directory")
+            if not isinstance(directory, str) or not directory.strip():
+                raise ValueError(f"directory: expected the name of a directory on the controller, got {directory!r}")
+            name = args.get("name")
+            if name is not None:
+                name = _pki.check_name(str(name))
+            wanted = _pki.alternative_names(_texts(args.get("dns"), "dns"), _texts(args.get("addresses"), "addresses"))
+            if name is None and wanted:
+                raise ValueError("name: required with dns or addresses")
+            if name is not None and not wanted:
+                wanted = _pki.alternative_names([name], [])
+            days = _days(args.get("days") or 825, "days", 1, _pki.MAX_DAYS)
+            renew_days = _days(args.get("renew_days", 30), "renew_days", 0, days - 1)
+            store = Store(
+                os.path.abspath(self._loader.path_dwim(os.path.expanduser(directory))),
+                writable=not self._task.check_mode,
+            )
+            result.update(provide(store, name, wanted, days, renew_days))
+        except (ValueError, OSError) as exc:
+            raise AnsibleActionFail(f"webstack.ha.certificate: {exc}") from exc
+        # The key leaves by register only, whatever the task forgot.
+        result["_ansible_no_log"] = True
         return result
-
-    @staticmethod
-    def _ensure(
-        directory: pathlib.Path, options: dict[str, Any], write_files: bool
-    ) -> tuple[bool, _pki.Pair, _pki.Pair | None]:
-        """Read what there is, make what is missing; in check mode what is made is not kept."""
-        changed = False
-        authority = read(directory, "ca")
-        if authority is None:
-            authority, changed = _pki.make_authority(), True
-            if write_files:
-                write(directory, "ca", authority)
-        name = options["name"]
-        if name is None:
-            return changed, authority, None
-        wanted = (name, options["dns"], options["addresses"])
-        leaf = read(directory, name)
-        if leaf is None or not _pki.still_good(authority, leaf, *wanted, renew_days=options["renew_days"]):
-            leaf, changed = _pki.make_certificate(authority, *wanted, options["days"]), True
-            if write_files:
-                write(directory, name, leaf)
-        return changed, authority, leaf

@@ -195,6 +195,7 @@ not_restored:
 """
 
 import binascii
+import contextlib
 import grp
 import json
 import os
@@ -512,10 +513,8 @@ class Writer:
 
     def drop_staged(self) -> None:
         for copy in self.staged:
-            try:
+            with contextlib.suppress(OSError):
                 os.unlink(copy)
-            except OSError:
-                pass
         self.staged.clear()
 
     def finish(self) -> list[str]:
@@ -668,7 +667,7 @@ def _interrupted(signum: int, frame: Any) -> NoReturn:
 
 def main() -> None:
     """Read the arguments that the controller put in here, act, print the result."""
-    arguments = json.loads(r'''<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>''')
+    arguments = json.loads(r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>""")
     # A lost connection or a terminated run puts everything back as a failed check does.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)

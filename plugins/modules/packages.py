@@ -85,7 +85,7 @@ def missing(names: list[str], command: str = "dpkg-query") -> list[str]:
 
 def main() -> None:
     """Read the arguments that the controller put in here, look, print the result."""
-    arguments = json.loads(r'''<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>''')
+    arguments = json.loads(r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>""")
     try:
         result: dict[str, object] = {"changed": False, "missing": missing(arguments["name"])}
     except FileNotFoundError:
