@@ -81,13 +81,14 @@ def rows(options: Mapping[str, Spec], parent: str = "") -> Iterator[str]:
             description += f" Default: {code(literal(spec['default']))}"
         else:
             default = code(literal(spec["default"]))
-        shown = code(name) if not parent else f"&nbsp;&nbsp;{code(parent + name)}"
+        shown = f"&nbsp;&nbsp;{code(parent + name)}" if parent else code(name)
         if spec.get("no_log"):
             description += " Secret."
         yield f"| {shown} | {kind(spec)} | {cell(default)} | {cell(description)} |"
         if isinstance(spec.get("options"), Mapping):
+            # Below a variable its keys show the way from there: `[].nodes[].port`.
             suffix = "[]." if spec.get("type") == "list" else "."
-            yield from rows(spec["options"], f"{parent}{name}{suffix}")
+            yield from rows(spec["options"], f"{parent}{name}{suffix}" if parent else suffix)
 
 
 def table(options: Mapping[str, Spec]) -> str:
