@@ -1,0 +1,147 @@
+# Copyright: (c) 2026, webstack.ha maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Make one archive of an application's source on the controller, and one identity for all hosts."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pathlib
+import subprocess
+import tempfile
+import zipfile
+from typing import Any
+
+from ansible import constants
+from ansible.errors import AnsibleActionFail
+from ansible.module_utils.urls import open_url
+from ansible.plugins.action import ActionBase
+from ansible_collections.webstack.ha.plugins.module_utils import _release
+
+OPTIONS = frozenset({"source", "exclude", "inputs", "required"})
+Found = tuple[list[_release.Entry], str | None]
+
+
+class ActionModule(ActionBase):
+    """webstack.ha.release: everything happens on the controller."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = False
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Collect the files, name the release, write the archive into this run's temporary directory."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        del tmp
+        args = self._task.args
+        unknown = sorted(set(args) - OPTIONS)
+        if unknown:
+            raise AnsibleActionFail(f"webstack.ha.release: unknown option {', '.join(unknown)}")
+        if "source" not in args:
+            raise AnsibleActionFail("webstack.ha.release: source is required")
+        try:
+            source = _release.source(args["source"])
+            found, commit = getattr(self, f"_{source['type']}")(source)
+            if source["type"] == "archive":
+                found = _release.without_top(found)
+            entries = _release.select(found, source["subdirectory"], args.get("exclude") or [])
+            missing = _release.missing(entries, args.get("required") or [])
+            if missing:
+                raise ValueError(f"the source lacks {', '.join(missing)}")
+            identity = commit or _release.digest(entries)
+            name = _release.release_id(identity, args.get("inputs"))
+            content = _release.archive(entries)
+        except (ValueError, OSError) as exc:
+            raise AnsibleActionFail(f"webstack.ha.release: {exc}") from exc
+
+        # This directory lives as long as the run, and its files are readable for this user only.
+        path = pathlib.Path(constants.DEFAULT_LOCAL_TMP) / f"release-{name}.tar.gz"
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            file.write(content)
+        os.replace(file.name, path)
+        result.update(changed=False, id=name, archive=str(path), files=len(entries), size=len(content), commit=commit)
+        return result
+
+    def _here(self, path: str) -> pathlib.Path:
+        """Return a path of the controller; a relative one is looked for beside the playbook, then where we are."""
+        return pathlib.Path(self._loader.path_dwim(path))
+
+    def _directory(self, source: dict[str, str]) -> Found:
+        top = self._here(source["path"])
+        if not top.is_dir():
+            raise ValueError(f"source.path {source['path']!r} is no directory on the controller")
+        patterns = self._task.args.get("exclude") or []
+        entries = []
+        for folder, folders, names in os.walk(top):
+            here = pathlib.Path(folder)
+            # Left out early: node_modules alone can be a hundred thousand files.
+            links = [name for name in folders if (here / name).is_symlink()]
+            folders[:] = [
+                name
+                for name in folders
+                if name not in links and not _release.excluded((here / name).relative_to(top).as_posix(), patterns)
+            ]
+            for name in [*names, *links]:
+                file = here / name
+                path = file.relative_to(top).as_posix()
+                if _release.excluded(path, patterns):
+                    continue
+                if file.is_symlink():
+                    entries.append(_release.Entry(path, target=os.readlink(file)))
+                elif file.is_file():
+                    entries.append(_release.Entry(path, file.read_bytes(), os.access(file, os.X_OK)))
+        return entries, None
+
+    def _archive(self, source: dict[str, str]) -> Found:
+        if "url" in source:
+            data: bytes = open_url(source["url"], http_agent="webstack.ha", timeout=60).read()
+        else:
+            data = self._here(source["path"]).read_bytes()
+        wanted = source.get("checksum", "").removeprefix("sha256:").lower()
+        if wanted and hashlib.sha256(data).hexdigest() != wanted:
+            raise ValueError(f"source.checksum is {wanted}, the archive has {hashlib.sha256(data).hexdigest()}")
+        with tempfile.TemporaryFile() as file:
+            file.write(data)
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as bundle:
+                    members = [m for m in bundle.infolist() if not m.is_dir()]
+                    # The upper half of external_attr is the Unix mode.
+                    return [
+                        _release.Entry(m.filename, bundle.read(m), bool((m.external_attr >> 16) & 0o100))
+                        for m in members
+                    ], None
+        return _release.from_tar(data), None
+
+    def _git(self, source: dict[str, str]) -> Found:
+        """Keep a mirror in Ansible's home, so that a second deployment fetches what is new."""
+        url, version = source["url"], source.get("version", "HEAD")
+        if version.startswith("-") or url.startswith("-"):
+            raise ValueError("source.url and source.version must not begin with a dash")
+        name = hashlib.sha256(url.encode()).hexdigest()[:16]
+        mirror = pathlib.Path(constants.config.get_config_value("ANSIBLE_HOME")) / "webstack" / "git" / name
+        if not (mirror / "HEAD").is_file():
+            mirror.parent.mkdir(parents=True, exist_ok=True)
+            self._command("clone", "--quiet", "--mirror", "--", url, str(mirror))
+        elif not self._has_commit(mirror, version):
+            self._command("-C", str(mirror), "remote", "update", "--prune")
+        commit = self._command("-C", str(mirror), "rev-parse", "--verify", "--quiet", f"{version}^{{commit}}")
+        identity = commit.decode().strip()
+        return _release.from_tar(self._command("-C", str(mirror), "archive", "--format=tar", identity)), identity
+
+    def _has_commit(self, mirror: pathlib.Path, version: str) -> bool:
+        """A full commit never changes its meaning, so one that is here needs no network."""
+        if len(version) != 40 or not all(digit in "0123456789abcdef" for digit in version):
+            return False
+        check = ["git", "-C", str(mirror), "cat-file", "-e", f"{version}^{{commit}}"]
+        return subprocess.run(check, capture_output=True, check=False).returncode == 0
+
+    @staticmethod
+    def _command(*arguments: str) -> bytes:
+        environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+        done = subprocess.run(["git", *arguments], capture_output=True, check=False, env=environment, timeout=600)
+        if done.returncode != 0:
+            reason = done.stderr.decode(errors="replace").strip() or "no such version"
+            verb = next(word for word in arguments if word in ("clone", "remote", "rev-parse", "archive"))
+            raise ValueError(f"git {verb} {arguments[-1]}: {reason}")
+        return done.stdout
