@@ -695,7 +695,7 @@ def check_host(host: str, answer: Mapping[str, Any] | None) -> list[Problem]:
     if answer is None:
         return [Problem(host, "connection", "was not asked")]
     if answer.get("unreachable"):
-        reason = " ".join(str(answer.get("msg", "no answer")).split())
+        reason = " ".join(str(answer.get("msg", "no answer")).split()).removeprefix("Task failed: ")
         return [Problem(host, "connection", f"not reachable: {reason} (leave it out with --limit 'all:!{host}')")]
     facts = answer.get("ansible_facts") or {}
     if answer.get("rc", 0) not in (0, None) or "ansible_distribution" not in facts:
