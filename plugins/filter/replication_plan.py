@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-
 from ansible_collections.webstack.ha.plugins.module_utils import _replication
 
 

@@ -140,7 +140,7 @@ def split_answers(text: str, marker: str) -> Sequence[list[list[str]]]:
     """Output of a batch client with a marker row after each statement -> rows per statement, header dropped."""
     answers: list[list[list[str]]] = []
     rows: list[list[str]] = []
-    lines = iter(text.splitlines())
+    lines = iter(text.removesuffix("\n").split("\n"))
     for line in lines:
         if line == marker:
             next(lines, None)

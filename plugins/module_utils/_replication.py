@@ -128,9 +128,11 @@ def plan(
         return result
     for name, state in ready.items():
         if name != primary:
-            refused = _plan_replica(result, name, state, primary, by_address, reseed, reseed_node)
+            refused = _plan_replica(result, name, state, primary, by_address, reseed=reseed, reseed_node=reseed_node)
             if refused:
                 return Plan(refused=refused)
+    if result.primary in ready and ready[primary]["read_only"]:
+        result.notes.append(f"{primary} is the primary and read-only")
     result.primary_answers = result.primary in ready
     result.settled = not result.steps and all(
         _link(s)["io"] and _link(s)["sql"] if n != primary else not s["read_only"] for n, s in ready.items()
@@ -140,6 +142,7 @@ def plan(
 
 def problems(
     nodes: Sequence[Mapping[str, Any]],
+    *,
     name: str,
     server_id: int,
     given_server_ids: Sequence[Any],
@@ -161,7 +164,9 @@ def problems(
         found.append(f"mysql_replication_node_name is {name!r}; mysql_replication_nodes has {', '.join(names)}")
     if initial_primary not in names:
         found.append(f"mysql_replication_initial_primary is {initial_primary!r}; the hosts are {', '.join(names)}")
-    ids = {n: int(given or position) for position, (n, given) in enumerate(zip(names, given_server_ids, strict=False), 1)}
+    ids = {
+        n: int(given or position) for position, (n, given) in enumerate(zip(names, given_server_ids, strict=False), 1)
+    }
     if name in names:
         ids[name] = int(server_id)
     for other, number in ids.items():
@@ -236,21 +241,33 @@ def _find_primary(
         if source not in ready:
             # A dead or bare primary is no reason to make another one.
             if known[source]:
-                return "", "", (
-                    f"{replica} replicates from {source}, where nothing is installed. Make {replica} the primary"
-                    f" ('webstack-db promote --force' there) and run again to seed {source}"
+                return (
+                    "",
+                    "",
+                    (
+                        f"{replica} replicates from {source}, where nothing is installed. Make {replica} the primary"
+                        f" ('webstack-db promote --force' there) and run again to seed {source}"
+                    ),
                 )
             return source, "", ""
         if ready[source].get("marker"):
             return source, "", ""
         if not ready[source].get("schemas"):
-            return "", "", (
-                f"{replica} replicates from {source}, which is empty. Make {replica} the primary"
-                f" ('webstack-db promote --force' there) and run again to seed {source}"
+            return (
+                "",
+                "",
+                (
+                    f"{replica} replicates from {source}, which is empty. Make {replica} the primary"
+                    f" ('webstack-db promote --force' there) and run again to seed {source}"
+                ),
             )
-        return "", "", (
-            f"{replica} replicates from {source}, which is read-only and was not the primary before."
-            f" 'webstack-db promote' on {source} makes it one"
+        return (
+            "",
+            "",
+            (
+                f"{replica} replicates from {source}, which is read-only and was not the primary before."
+                f" 'webstack-db promote' on {source} makes it one"
+            ),
         )
     marked = [n for n, s in ready.items() if s.get("marker")]
     with_data = [n for n, s in ready.items() if s.get("schemas")]
@@ -258,9 +275,13 @@ def _find_primary(
     if len(marked) == 1 and not absent and set(with_data) <= set(marked):
         return marked[0], "", ""
     if len(with_data) > 1 or len(marked) > 1:
-        return "", "", (
-            f"{' and '.join(with_data or marked)} hold data, none accepts writes and none replicates: nobody is the"
-            " primary. 'webstack-db promote --force' on the right one, then run again"
+        return (
+            "",
+            "",
+            (
+                f"{' and '.join(with_data or marked)} hold data, none accepts writes and none replicates: nobody is the"
+                " primary. 'webstack-db promote --force' on the right one, then run again"
+            ),
         )
     if absent:
         return "", "", f"no primary among the hosts that answer, and {', '.join(absent)} cannot be asked"
@@ -276,6 +297,7 @@ def _plan_replica(
     state: State,
     primary: str,
     by_address: Mapping[str, str],
+    *,
     reseed: bool,
     reseed_node: str,
 ) -> str:
@@ -295,9 +317,7 @@ def _plan_replica(
         return f"{name} replicates from {source}, but the primary is {primary}"
     peer = state.get("peer") or {}
     if peer.get("reachable") and peer.get("name") == primary:
-        wrong = errant(
-            state["gtid_binlog_state"], state["gtid"], peer["gtid_binlog_state"], peer.get("gtid") or ""
-        )
+        wrong = errant(state["gtid_binlog_state"], state["gtid"], peer["gtid_binlog_state"], peer.get("gtid") or "")
         if wrong:
             if not reseed:
                 return f"{name} has transactions that {primary} never had ({', '.join(wrong)}). {again}"

@@ -120,7 +120,9 @@ class Server:
         return core.split_answers(result.stdout, MARKER)
 
 
-def existing(server: Server, names: list[core.Account]) -> tuple[list[str], list[list[str]], bool, dict[str, core.Account]]:
+def existing(
+    server: Server, names: list[core.Account]
+) -> tuple[list[str], list[list[str]], bool, dict[str, core.Account]]:
     """(schemas, anonymous accounts, whether an empty schema `test` exists, wanted accounts that exist)"""
     schemas, tables, rows = server.ask(
         [
@@ -175,7 +177,9 @@ def main() -> None:
         accounts = [core.wanted(item) for item in module.params["accounts"]]
         schemas, anonymous, empty_test, have = existing(server, accounts)
         databases = module.params["databases"]
-        steps += [(f"CREATE DATABASE {core.identifier(n)}", f"create schema {n}") for n in databases if n not in schemas]
+        steps += [
+            (f"CREATE DATABASE {core.identifier(n)}", f"create schema {n}") for n in databases if n not in schemas
+        ]
         steps += [(f"DROP USER ''@{core.literal(row[1])}", f"drop account ''@{row[1]}") for row in anonymous]
         if empty_test and "test" not in databases:
             steps.append(("DROP DATABASE `test`", "drop the empty schema test"))
