@@ -9,7 +9,8 @@
 
 The other subcommands are the steps of playbooks/restore.yml: receive and send ship a data directory between
 hosts over mutual TLS, replication holds and resumes the replica, replace-data exchanges the data directory of
-the stopped server, take-over makes it the writer, fingerprint compares. `init` makes the repository or proves that it opens.
+the stopped server, take-over makes it the writer, fingerprint compares. `init` makes the repository or proves
+that it opens.
 
 `run`, `restore` and `init` end with one line on stdout and exit with 0 when all is well, 1 when not, 75 when
 another run holds the lock. Secrets come from files and reach restic through its environment only.
@@ -389,8 +390,8 @@ class Program:
         fields["datadir"] = str(self.datadir())
         try:
             variables = self.query(
-                "SELECT @@read_only AS read_only, @@gtid_current_pos AS gtid, @@version AS version, @@datadir AS datadir,"
-                " COALESCE(@@log_bin_basename, '') AS log_bin, @@hostname AS host, @@relay_log AS relay_log,"
+                "SELECT @@read_only AS read_only, @@gtid_current_pos AS gtid, @@version AS version,"
+                " @@datadir AS datadir, COALESCE(@@log_bin_basename, '') AS log_bin, @@relay_log AS relay_log,"
                 " (SELECT COUNT(*) FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%') AS followers"
             )[0]
             fields["replica"] = replica_state(self.query("SHOW ALL SLAVES STATUS"))
@@ -441,7 +442,7 @@ class Program:
         return ["--retry-lock", "10m"] if restic_version(output) >= (0, 16) else []
 
     def open_repository(self) -> bool:
-        """True when it opens, False when there is none; any other trouble is an error and never a reason to make one."""
+        """True when it opens, False when there is none; other trouble is an error and never a reason to make one."""
         code, output, errors = self.restic("cat", "config", "--quiet")
         if code == 0:
             return True
@@ -748,7 +749,7 @@ class Program:
                     raise BackupError(f"a server is running on {datadir}; it must be stopped first") from error
 
     def take_over(self) -> dict[str, str]:
-        """Make the restored server the writer, once it knows where in the history it stands and counts on from there."""
+        """Make the restored server the writer, once it knows where in the history it stands."""
         datadir = pathlib.Path(str(self.query("SELECT @@datadir AS datadir")[0]["datadir"]))
         facts = json.loads((datadir / METADATA).read_text())
         gtid = str(facts["gtid"])
@@ -1061,9 +1062,8 @@ def main(words: Sequence[str]) -> int:
                 show(snapshots)
             else:
                 for one in snapshots:
-                    print(
-                        f"{one['id']}  {one['time']}  {one['kind']:<6}  {one['bytes']:>14}  {one['host']}  {one['gtid']}"
-                    )
+                    size = f"{one['bytes']:>14}"
+                    print(one["id"], one["time"], f"{one['kind']:<6}", size, one["host"], one["gtid"], sep="  ")
         elif arguments.command == "status":
             status = {**program.server(), "last": program.state()}
             if arguments.snapshots:

@@ -1,0 +1,405 @@
+"""Backups and their restore as an operator, a scheduler and a fault see them.
+
+The tests stop servers, drop a table and restore; they run in the order in which they stand, and each leaves a
+working pair behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+PRIMARY, REPLICA = "backup-db1", "backup-db2"
+MARKER = "marker-that-must-never-be-readable"
+RESTIC = "RESTIC_PASSWORD_FILE=/etc/webstack-backup/password restic -r /var/backups/webstack/restic --no-cache"
+
+
+def on(host: str, command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(["docker", "exec", host, "bash", "-c", command], capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, f"{host}: {command}: {done.stdout}{done.stderr}"
+    return done
+
+
+def sql(host: str, statement: str) -> str:
+    return on(host, f'mariadb -N -B -e "{statement}"').stdout.strip()
+
+
+def snapshots(host: str = REPLICA) -> list[dict[str, Any]]:
+    return list(json.loads(on(host, "webstack-backup list --json").stdout))
+
+
+def ids(host: str = REPLICA) -> set[str]:
+    return {one["id"] for one in snapshots(host)}
+
+
+def back_up(options: str = "", host: str = REPLICA) -> dict[str, str]:
+    """Take a backup that has to succeed; the fields of its line."""
+    lines = on(host, f"webstack-backup run {options}").stdout.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("webstack-backup: ok "), lines
+    return dict(part.split("=", 1) for part in lines[0].split()[2:])
+
+
+def play(book: str, *extra: str) -> subprocess.CompletedProcess[str]:
+    assert os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY"), "run by molecule: CA and passwords are in its folder"
+    environment = {
+        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
+        "ANSIBLE_HOME": str(ROOT / ".cache/ansible"),
+        **os.environ,
+        "ANSIBLE_NOCOLOR": "1",
+        "ANSIBLE_FORCE_COLOR": "0",
+        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    }
+    inventory = ROOT / "molecule/backup_slave/inventory.yml"
+    command = ["ansible-playbook", "-i", str(inventory), *extra, str(ROOT / book)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+
+
+def role(*extra: str) -> subprocess.CompletedProcess[str]:
+    return play("molecule/backup_slave/converge.yml", "--tags=backup_slave", *extra)
+
+
+def message(done: subprocess.CompletedProcess[str]) -> str:
+    """Output without the line breaks and indentation of the YAML result format."""
+    return " ".join((done.stdout + done.stderr).split())
+
+
+def caught_up() -> None:
+    """The replica has everything that the primary has."""
+    position = sql(PRIMARY, "SELECT @@gtid_current_pos")
+    assert sql(REPLICA, f"SELECT MASTER_GTID_WAIT('{position}', 30)") == "0"
+
+
+def content(host: str) -> tuple[str, str]:
+    return sql(host, "SELECT COUNT(*) FROM site.notes"), sql(host, "CHECKSUM TABLE site.notes EXTENDED")
+
+
+@contextlib.contextmanager
+def stopped(host: str, unit: str) -> Iterator[None]:
+    on(host, f"systemctl stop {unit}")
+    try:
+        yield
+    finally:
+        on(host, f"systemctl start {unit}")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def notes() -> None:
+    sql(PRIMARY, "CREATE TABLE IF NOT EXISTS site.notes (id INT AUTO_INCREMENT PRIMARY KEY, text VARCHAR(200))")
+    rows = f"INSERT INTO site.notes (text) SELECT CONCAT('{MARKER}-', seq) FROM seq_1_to_2000"
+    sql(PRIMARY, rows)
+    caught_up()
+
+
+# --- schedule ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", [PRIMARY, REPLICA])
+@pytest.mark.parametrize("kind", ["hourly", "daily"])
+def test_the_timer_waits_and_makes_up_for_missed_runs(host: str, kind: str) -> None:
+    show = on(host, f"systemctl show webstack-backup-{kind}.timer -p ActiveState,UnitFileState,Persistent,Unit").stdout
+    assert set(show.splitlines()) == {
+        "ActiveState=active",
+        "UnitFileState=enabled",
+        "Persistent=yes",
+        f"Unit=webstack-backup@{kind}.service",
+    }
+
+
+def test_the_service_backs_up_the_replica_while_the_primary_writes() -> None:
+    before = ids()
+    writer = subprocess.Popen(
+        ["docker", "exec", PRIMARY, "bash", "-c",
+         "end=$((SECONDS+600)); while [ $SECONDS -lt $end ] && [ ! -e /run/enough ]; do"
+         " echo \"INSERT INTO site.notes (text) VALUES ('written during the backup');\"; sleep 0.01; done | mariadb"],
+    )  # fmt: skip
+    try:
+        time.sleep(0.5)
+        on(REPLICA, "systemctl start webstack-backup@hourly.service")
+    finally:
+        on(PRIMARY, "touch /run/enough")
+        assert writer.wait(30) == 0
+        on(PRIMARY, "rm /run/enough")
+    journal = on(REPLICA, "journalctl -o cat -u webstack-backup@hourly.service").stdout
+    assert re.search(
+        r"^webstack-backup: ok kind=hourly host=backup-db2 snapshot=\w{8} bytes=\d+ seconds=", journal, re.M
+    )
+    (new,) = ids() - before
+    found = next(one for one in snapshots() if one["id"] == new)
+    assert found["kind"] == "hourly"
+    assert re.fullmatch(r"0-\d+-\d+", found["gtid"])
+    assert found["bytes"] > 1_000_000
+    caught_up()
+
+
+def test_on_the_primary_the_service_skips() -> None:
+    on(PRIMARY, "systemctl start webstack-backup@hourly.service")
+    journal = on(PRIMARY, "journalctl -o cat -u webstack-backup@hourly.service").stdout
+    assert "webstack-backup: skipped: this server is the primary" in journal
+    assert snapshots(PRIMARY) == []
+    refused = on(PRIMARY, "webstack-backup run --require", check=False)
+    assert refused.returncode == 1
+    assert 'reason="this server is the primary"' in refused.stdout
+
+
+# --- one at a time, no secret anywhere --------------------------------------------------------------
+
+
+def test_two_at_once_and_no_secret_on_a_command_line() -> None:
+    password = on(REPLICA, "cat /etc/webstack-backup/password").stdout.strip()
+    assert len(password) >= 20
+    first = subprocess.Popen(
+        ["docker", "exec", REPLICA, "webstack-backup", "run", "--kind", "hourly"], stdout=subprocess.PIPE, text=True
+    )
+    seen = ""
+    deadline = time.monotonic() + 20
+    while "mariadb-backup --backup" not in seen and time.monotonic() < deadline:
+        seen += on(REPLICA, "ps -eo args").stdout
+    second = on(REPLICA, "webstack-backup run", check=False)
+    by_playbook = play("playbooks/backup.yml") if first.poll() is None else None
+    while first.poll() is None:
+        seen += on(REPLICA, "ps -eo args").stdout
+    assert first.wait() == 0
+    assert second.returncode == 75
+    holder = r"another run holds the lock \S+ 'run --kind hourly' pid \d+ since \d{8}T\d{6}Z"
+    assert re.search(holder, second.stdout), second.stdout
+    if by_playbook is not None and by_playbook.returncode != 0:
+        assert re.search(holder.replace("'", "'+"), message(by_playbook)), message(by_playbook)
+    assert "restic backup" in seen
+    assert password not in seen
+    everywhere = f"grep -rlF '{password}' /var/log /var/lib/webstack-backup /etc /run/log 2>/dev/null; true"
+    assert on(REPLICA, everywhere).stdout.split() == ["/etc/webstack-backup/password"]
+    assert password not in on(REPLICA, "journalctl --no-pager").stdout
+    modes = on(REPLICA, "stat -c '%a %n' /etc/webstack-backup /etc/webstack-backup/*").stdout
+    assert all(line.startswith(("600 ", "700 ")) for line in modes.splitlines()), modes
+
+
+def test_the_repository_is_unreadable_without_the_password() -> None:
+    assert on(REPLICA, f"grep -rqF {MARKER} /var/backups/webstack", check=False).returncode == 1
+    wrong = on(REPLICA, f"echo wrong > /run/wrong; {RESTIC} --password-file /run/wrong snapshots", check=False)
+    assert wrong.returncode != 0
+    assert "wrong password" in wrong.stderr
+
+
+# --- playbooks/backup.yml ---------------------------------------------------------------------------
+
+
+def test_the_playbook_takes_one_backup_on_the_replica() -> None:
+    before = ids()
+    done = play("playbooks/backup.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    (new,) = ids() - before
+    assert done.stdout.count("webstack-backup:") == 1
+    assert f"webstack-backup: ok kind=daily host=backup-db2 snapshot={new}" in message(done)
+
+
+def test_the_playbook_refuses_when_no_replica_runs() -> None:
+    before = ids()
+    sql(REPLICA, "STOP SLAVE SQL_THREAD")
+    try:
+        done = play("playbooks/backup.yml")
+    finally:
+        sql(REPLICA, "START SLAVE")
+    assert done.returncode != 0
+    assert "replication is not running (sql thread stopped)" in message(done)
+    assert ids() == before
+
+
+# --- failing backups --------------------------------------------------------------------------------
+
+
+def failing_run() -> str:
+    done = on(REPLICA, "webstack-backup run", check=False)
+    assert done.returncode == 1, done.stdout
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stdout.startswith("webstack-backup: FAILED kind=daily host=backup-db2")
+    return done.stdout
+
+
+def test_failed_runs_leave_the_good_backups_alone() -> None:
+    before = ids()
+    assert before
+    with stopped(REPLICA, "mariadb.service"):
+        for _ in range(3):
+            assert "the server does not answer" in failing_run()
+        assert on(REPLICA, "systemctl start webstack-backup@daily.service", check=False).returncode != 0
+    until = time.monotonic() + 20
+    while time.monotonic() < until and on(REPLICA, "cat /run/backup-failed", check=False).stdout != "daily\n":
+        time.sleep(0.2)
+    assert on(REPLICA, "cat /run/backup-failed").stdout == "daily\n"
+    sql(REPLICA, "START SLAVE")
+
+    on(REPLICA, "mount -t tmpfs -o size=8m tmpfs /var/backups/webstack/staging")
+    try:
+        assert "bytes free and" in failing_run()
+    finally:
+        on(REPLICA, "umount /var/backups/webstack/staging")
+
+    # A tool that leaves half a backup behind and says that all is well, and one that dies.
+    for ending in ("exit 0", "exit 1"):
+        fake = f"#!/bin/sh\\ntouch /var/backups/webstack/staging/data/half\\necho no space left\\n{ending}\\n"
+        on(REPLICA, f"printf '{fake}' > /run/fake; chmod +x /run/fake; mount --bind /run/fake /usr/bin/mariadb-backup")
+        try:
+            for _ in range(2):
+                assert "mariadb-backup failed" in failing_run()
+        finally:
+            on(REPLICA, "umount /usr/bin/mariadb-backup")
+    assert on(REPLICA, "ls /var/backups/webstack/staging").stdout == ""
+    assert ids() == before
+
+
+def test_an_interrupted_run_cleans_up_and_frees_the_lock() -> None:
+    before = ids()
+    sleeper = "#!/bin/sh\\nexec sleep 60\\n"
+    on(REPLICA, f"printf '{sleeper}' > /run/fake; chmod +x /run/fake; mount --bind /run/fake /usr/bin/mariadb-backup")
+    try:
+        done = on(REPLICA, "timeout --signal=TERM 3 webstack-backup run", check=False)
+    finally:
+        on(REPLICA, "umount /usr/bin/mariadb-backup")
+    assert 'reason="interrupted by SIGTERM"' in done.stdout
+    assert on(REPLICA, "pgrep -x sleep; ls /var/backups/webstack/staging", check=False).stdout == ""
+    assert ids() == before
+    caught_up()
+    back_up("--kind hourly")
+
+
+# --- retention --------------------------------------------------------------------------------------
+
+
+def test_retention_keeps_what_it_says_and_nothing_of_others() -> None:
+    times = ["2020-01-01 10:00", "2020-01-02 10:00", "2020-01-03 10:00", "2020-01-03 11:00", "2020-01-03 11:20",
+             "2020-01-03 12:00"]  # fmt: skip
+    for moment in times:
+        on(REPLICA, f"cd /etc/apt && {RESTIC} backup --quiet --tag webstack --time '{moment}:00' .")
+    on(REPLICA, f"cd /etc/apt && {RESTIC} backup --quiet --tag somebody-else --time '2019-01-01 10:00:00' .")
+    new = back_up()["snapshot"]
+    left = {one["time"][:16].replace("T", " "): one["id"] for one in snapshots()}
+    assert new in left.values()
+    # Three hours and two days (inventory): this hour, perhaps the last one, and the latest hours of the latest day.
+    old = {moment for moment in left if moment.startswith("2020")}
+    assert "2020-01-03 12:00" in old
+    assert old <= {"2020-01-03 12:00", "2020-01-03 11:20"}
+    assert "somebody-else" in on(REPLICA, f"{RESTIC} snapshots --no-lock").stdout
+    on(REPLICA, f"{RESTIC} check --quiet")
+    for moment in old:
+        on(REPLICA, f"{RESTIC} forget --quiet {left[moment]}")
+
+
+# --- restore ----------------------------------------------------------------------------------------
+
+
+def test_a_backup_gives_a_data_directory_to_look_into() -> None:
+    expected = content(REPLICA)
+    new = back_up()["snapshot"]
+    target = "/var/lib/scratch"
+    line = on(REPLICA, f"webstack-backup restore --snapshot {new} --target {target}").stdout
+    assert line.startswith(f"webstack-backup: ok restored={new} ")
+    again = on(REPLICA, f"webstack-backup restore --snapshot latest --target {target}", check=False)
+    assert again.returncode == 1
+    assert "nothing is overwritten" in again.stdout
+    server = f"mariadbd --no-defaults --user=mysql --datadir={target} --socket=/run/scratch/s --skip-networking"
+    on(REPLICA, f"install -o mysql -d /run/scratch && systemd-run --quiet --unit=scratch --collect {server}")
+    try:
+        read = "mariadb --socket=/run/scratch/s -N -B -e"
+        on(REPLICA, f"for i in $(seq 100); do {read} 'SELECT 1' >/dev/null 2>&1 && break; sleep 0.2; done")
+        rows = on(REPLICA, f"{read} 'SELECT COUNT(*) FROM site.notes'").stdout.strip()
+        checksum = on(REPLICA, f"{read} 'CHECKSUM TABLE site.notes EXTENDED'").stdout.strip()
+    finally:
+        on(REPLICA, f"systemctl stop scratch; rm -rf {target}")
+    assert (rows, checksum) == expected
+
+
+def test_restore_refuses_without_confirmation_or_backup() -> None:
+    before = sql(PRIMARY, "SELECT @@gtid_current_pos, @@datadir")
+    done = play("playbooks/restore.yml")
+    assert done.returncode != 0
+    said = message(done)
+    assert "the data of backup-db1 (/var/lib/mysql," in said
+    assert "backup-db2 is seeded again" in said
+    assert "Nothing was done: backup_slave_restore_confirm=true confirms it." in said
+    done = play("playbooks/restore.yml", "-e", "backup_slave_restore_snapshot=00000000")
+    assert done.returncode != 0
+    assert "no database host has the backup 00000000 (backup_slave_restore_snapshot)" in message(done)
+    assert sql(PRIMARY, "SELECT @@gtid_current_pos, @@datadir") == before
+
+
+def test_backup_drop_restore_compare() -> None:
+    caught_up()
+    expected = content(PRIMARY)
+    snapshot = back_up()["snapshot"]
+    sql(PRIMARY, "INSERT INTO site.notes (text) VALUES ('written after the backup')")
+    sql(PRIMARY, "DROP TABLE site.notes")
+    caught_up()
+    assert sql(REPLICA, "SHOW TABLES IN site LIKE 'notes'") == ""
+
+    started = time.monotonic()
+    done = play(
+        "playbooks/restore.yml",
+        "-e", "backup_slave_restore_snapshot=latest", "-e", "backup_slave_restore_confirm=true",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(f"restored in {time.monotonic() - started:.1f} s")
+    said = message(done)
+    assert re.search(rf"webstack-restore: ok snapshot={snapshot} .* primary=backup-db1 seeded=backup-db2 ", said), said
+    assert re.search(r"compared=\d+-tables-\d+-rows-equal", said), said
+
+    assert content(PRIMARY) == expected
+    assert content(REPLICA) == expected
+    for host, expected_role in ((PRIMARY, "primary"), (REPLICA, "replica")):
+        assert json.loads(on(host, "webstack-backup status --json").stdout)["role"] == expected_role
+        assert "mysql.restore-" not in on(host, "ls -a /var/lib").stdout
+        assert on(host, "ls -a /var/backups/webstack | grep restore-", check=False).stdout == ""
+    sql(PRIMARY, "INSERT INTO site.notes (text) VALUES ('life goes on')")
+    caught_up()
+    assert content(REPLICA) == content(PRIMARY)
+    # The data that was replaced is still there, the table's last row lost or not.
+    (old,) = on(PRIMARY, "ls -d /var/lib/mysql.before-restore-*").stdout.split()
+    assert on(PRIMARY, f"test -f {old}/ibdata1")
+    assert back_up()["host"] == REPLICA
+
+
+# --- settings ---------------------------------------------------------------------------------------
+
+
+def test_bad_input_is_refused_by_name() -> None:
+    done = role("-e", "backup_slave_scheduler=at")
+    assert done.returncode != 0
+    assert "backup_slave_scheduler" in message(done)
+
+
+def test_a_changed_password_is_refused_and_the_old_one_stays() -> None:
+    done = role("-e", "backup_slave_password=another-password-than-before")
+    assert done.returncode != 0
+    assert "does not open with backup_slave_password" in message(done)
+    assert "another-password-than-before" not in message(done)
+    assert snapshots()
+
+
+def test_cron_takes_the_place_of_the_timers_and_gives_it_back() -> None:
+    done = role("-e", "backup_slave_scheduler=cron")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = on(REPLICA, "cat /etc/cron.d/webstack-backup").stdout
+    assert re.search(r"^35 2 \* \* \* root \{ /usr/local/sbin/webstack-backup run --kind daily ", table, re.M)
+    assert on(REPLICA, "systemctl is-active webstack-backup-daily.timer cron.service", check=False).stdout.split() == [
+        "inactive",
+        "active",
+    ]
+    # What cron would run, as cron would run it.
+    line = next(line for line in table.splitlines() if "--kind hourly" in line).split(" root ")[1]
+    on(PRIMARY, line)
+    assert "skipped: this server is the primary" in on(PRIMARY, "journalctl -o cat -t webstack-backup").stdout
+    done = role()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert on(REPLICA, "test -e /etc/cron.d/webstack-backup", check=False).returncode == 1
+    assert on(REPLICA, "systemctl is-active webstack-backup-daily.timer").stdout.strip() == "active"
