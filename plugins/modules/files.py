@@ -608,7 +608,7 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
         for change in changed:
             current = change.dest
             for parent in parents.get(current, []):
-                writer.directory(parent, 0o755, 0, 0)
+                writer.directory(parent, 0o755, -1, -1)
             fresh = bool(change.parts & {"state", "content"})
             if change.state == "file" and fresh:
                 copy = writer.stage(current, change.content, change.item["mode"], change.uid, change.gid)

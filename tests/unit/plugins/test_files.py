@@ -1,0 +1,508 @@
+"""webstack.ha.files: what it writes, refuses, hides and puts back."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.webstack.ha.plugins.module_utils import _files
+from ansible_collections.webstack.ha.plugins.modules import files
+from hypothesis import given
+from hypothesis import strategies as st
+
+ROOT = Path(__file__).resolve().parents[3]
+ME = {"owner": str(os.geteuid()), "group": str(os.getegid())}
+
+
+def request(*entries: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return what the action would send for these entries."""
+    full = [entry if entry.get("state") == "absent" else {**ME, **entry} for entry in entries]
+    found = {"files": _files.entries(full), **more}
+    for item in found["files"]:
+        item.pop("vars", None)
+    return found
+
+
+def snapshot(root: Path) -> dict[str, Any]:
+    """Return everything below root: kind, content, mode, owner, and a file's time."""
+    found: dict[str, Any] = {}
+    for path in sorted(root.rglob("*")):
+        info = path.lstat()
+        what: Any = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        time_ns = info.st_mtime_ns if path.is_file() and not path.is_symlink() else 0
+        found[str(path)] = (info.st_mode, info.st_uid, info.st_gid, what, time_ns)
+    return found
+
+
+def mode(path: Path) -> str:
+    return oct(path.stat().st_mode & 0o7777)
+
+
+# --- arguments ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"dest": "/etc/a", "content": "x", "modus": "0644"}, r"files\[0\] \(/etc/a\): unknown key modus"),
+        ({"content": "x"}, "dest is required"),
+        ({"dest": "etc/a", "content": "x"}, "absolute path"),
+        ({"dest": "/etc/../a", "content": "x"}, r"'\.\.'"),
+        ({"dest": "/", "state": "absent"}, "root directory"),
+        ({"dest": "//", "state": "absent"}, "root directory"),
+        ({"dest": "/etc/a"}, "exactly one of src and content"),
+        ({"dest": "/etc/a", "src": "a", "content": "x"}, "exactly one of src and content"),
+        ({"dest": "/etc/a", "content": ["x"]}, "content must be text, got list"),
+        ({"dest": "/etc/a", "content": "x", "mode": 420}, "quoted octal"),
+        ({"dest": "/etc/a", "content": "x", "mode": "u=rw"}, "quoted octal"),
+        ({"dest": "/etc/a", "content": "x", "mode": "0988"}, "quoted octal"),
+        ({"dest": "/etc/a", "content": "x", "validate": "check me"}, "needs %s"),
+        ({"dest": "/etc/a", "content": "x", "validate": "check 'me %s"}, "No closing quotation"),
+        ({"dest": "/etc/a", "content": "x", "secret": "perhaps"}, "secret: expected true or false"),
+        ({"dest": "/etc/a", "state": "gone"}, "state must be one of"),
+        ({"dest": "/etc/a", "state": "link"}, "needs src"),
+        ({"dest": "/etc/a", "state": "directory", "content": "x"}, "content means nothing with state directory"),
+        ({"dest": "/etc/a", "state": "absent", "mode": "0644"}, "mode means nothing with state absent"),
+        ({"dest": "/etc/a", "content": "x", "recursive": True}, "recursive means nothing with state file"),
+        ("/etc/a", "expected a dictionary"),
+    ],
+)
+def test_bad_entries_are_refused_by_name(entry: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _files.entries([entry])
+
+
+def test_a_dest_stands_once() -> None:
+    with pytest.raises(ValueError, match=r"files\[1\] \(/a/b\): dest stands already in files\[0\]"):
+        _files.entries([{"dest": "/a/b", "content": ""}, {"dest": "/a//b/", "state": "absent"}])
+
+
+def test_nothing_lies_under_a_file() -> None:
+    with pytest.raises(ValueError, match="which is no directory"):
+        _files.entries([{"dest": "/a/b", "content": ""}, {"dest": "/a/b/c", "content": ""}])
+
+
+def test_files_must_be_a_list() -> None:
+    with pytest.raises(ValueError, match="expected a list"):
+        _files.entries("/etc/a")
+
+
+def test_null_means_not_given() -> None:
+    (item,) = _files.entries([{"dest": "/etc/a", "content": "x", "src": None, "mode": None, "validate": None}])
+    assert item["mode"] == 0o644
+    assert item["owner"] == "root"
+    assert "validate" not in item
+
+
+@given(st.text(alphabet="ab ./-_$;|&`\"'%", min_size=1).filter(lambda text: text.strip()))
+def test_a_command_is_never_more_than_words(text: str) -> None:
+    try:
+        words = _files.command(text, "validate", placeholder=False)
+    except ValueError:
+        return
+    assert words and all(isinstance(word, str) for word in words)
+
+
+# --- writing -----------------------------------------------------------------------------------------------------
+
+
+def test_writes_everything_once(tmp_path: Path) -> None:
+    wanted = request(
+        {"dest": f"{tmp_path}/deep/er/a.conf", "content": "a\n", "mode": "0640"},
+        {"dest": f"{tmp_path}/dir", "state": "directory", "mode": "0750"},
+        {"dest": f"{tmp_path}/dir/b", "content": "b"},
+        {"dest": f"{tmp_path}/link", "state": "link", "src": "deep/er/a.conf"},
+        {"dest": f"{tmp_path}/none", "state": "absent"},
+    )
+    first = files.apply(wanted)
+    assert first["changed_files"] == [f"{tmp_path}/{name}" for name in ("deep/er/a.conf", "dir", "dir/b", "link")]
+    assert (tmp_path / "link").read_text() == "a\n"
+    assert mode(tmp_path / "deep/er/a.conf") == "0o640"
+    assert mode(tmp_path / "deep") == "0o755"
+    assert mode(tmp_path / "dir") == "0o750"
+    before = snapshot(tmp_path)
+    assert files.apply(wanted) == {"changed": False, "changed_files": []}
+    assert snapshot(tmp_path) == before
+    assert not list(tmp_path.rglob(".webstack*"))
+
+
+def test_a_directory_listed_after_its_file_keeps_its_own_mode(tmp_path: Path) -> None:
+    wanted = request(
+        {"dest": f"{tmp_path}/dir/b", "content": "b"},
+        {"dest": f"{tmp_path}/dir", "state": "directory", "mode": "0700"},
+    )
+    assert files.apply(wanted)["changed"]
+    assert mode(tmp_path / "dir") == "0o700"
+    assert not files.apply(wanted)["changed"]
+
+
+def test_only_a_mode_that_differs_is_repaired_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_text("a")
+    path.chmod(0o777)
+    inode = path.stat().st_ino
+    assert files.apply(request({"dest": str(path), "content": "a"}))["changed_files"] == [str(path)]
+    assert mode(path) == "0o644"
+    assert path.stat().st_ino == inode
+
+
+def test_bytes_survive(tmp_path: Path) -> None:
+    raw = bytes(range(256))
+    wanted = request({"dest": f"{tmp_path}/a", "content": raw.decode("utf-8", "surrogateescape")})
+    files.apply(json.loads(json.dumps(wanted)))
+    assert (tmp_path / "a").read_bytes() == raw
+
+
+def test_a_file_replaces_a_link_and_not_its_target(tmp_path: Path) -> None:
+    (tmp_path / "target").write_text("precious")
+    (tmp_path / "a").symlink_to("target")
+    assert files.apply(request({"dest": f"{tmp_path}/a", "content": "new"}))["changed"]
+    assert (tmp_path / "a").read_text() == "new"
+    assert not (tmp_path / "a").is_symlink()
+    assert (tmp_path / "target").read_text() == "precious"
+
+
+def test_a_link_to_a_directory_serves_as_the_directory(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o755)
+    (tmp_path / "dir").symlink_to("real")
+    wanted = request({"dest": f"{tmp_path}/dir", "state": "directory", "mode": "0700"})
+    assert files.apply(wanted)["changed"]
+    assert (tmp_path / "dir").is_symlink()
+    assert mode(tmp_path / "real") == "0o700"
+    assert not files.apply(wanted)["changed"]
+
+
+def test_a_very_long_name_can_be_written(tmp_path: Path) -> None:
+    name = "n" * 255
+    assert files.apply(request({"dest": f"{tmp_path}/{name}", "content": "x"}))["changed"]
+    assert (tmp_path / name).read_text() == "x"
+
+
+# --- refusing ----------------------------------------------------------------------------------------------------
+
+
+def test_a_full_directory_is_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "d/e").mkdir(parents=True)
+    before = snapshot(tmp_path)
+    entry = {"dest": f"{tmp_path}/d", "state": "absent"}
+    result = files.apply(request({"dest": f"{tmp_path}/new", "content": ""}, entry))
+    assert result["failed"]
+    assert "not empty" in result["msg"] and "recursive: true" in result["msg"]
+    assert result["file"] == f"{tmp_path}/d"
+    assert snapshot(tmp_path) == before
+    assert files.apply(request({**entry, "recursive": True}))["changed"]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("state", ["file", "link"])
+def test_a_directory_is_never_replaced(tmp_path: Path, state: str) -> None:
+    (tmp_path / "d").mkdir()
+    entry = {"dest": f"{tmp_path}/d", "state": state, **({"content": ""} if state == "file" else {"src": "x"})}
+    result = files.apply(request(entry))
+    assert "is a directory" in result["msg"]
+    assert (tmp_path / "d").is_dir()
+
+
+def test_a_file_is_never_replaced_by_a_directory(tmp_path: Path) -> None:
+    (tmp_path / "d").write_text("x")
+    assert "is a file" in files.apply(request({"dest": f"{tmp_path}/d", "state": "directory"}))["msg"]
+    assert "is no directory" in files.apply(request({"dest": f"{tmp_path}/d/a", "content": ""}))["msg"]
+
+
+def test_a_pipe_is_left_alone(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "p")
+    assert "left alone" in files.apply(request({"dest": f"{tmp_path}/p", "content": ""}))["msg"]
+
+
+def test_an_unknown_owner_is_named_with_its_file_before_any_change(tmp_path: Path) -> None:
+    wanted = request(
+        {"dest": f"{tmp_path}/a", "content": "a"},
+        {"dest": f"{tmp_path}/b", "content": "b", "owner": "nobody-of-that-name"},
+    )
+    result = files.apply(wanted)
+    assert result["file"] == f"{tmp_path}/b"
+    assert "owner nobody-of-that-name does not exist" in result["msg"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- checking and putting back -----------------------------------------------------------------------------------
+
+
+def site(tmp_path: Path) -> dict[str, Any]:
+    """Lay out one of everything and ask for all of it to change."""
+    (tmp_path / "old").write_text("old\n")
+    (tmp_path / "old").chmod(0o600)
+    os.utime(tmp_path / "old", (1, 1))
+    (tmp_path / "mode").write_text("m")
+    (tmp_path / "mode").chmod(0o4711)
+    (tmp_path / "gone").write_text("gone")
+    (tmp_path / "link").symlink_to("old")
+    (tmp_path / "linked").symlink_to("gone")
+    (tmp_path / "tree/a").mkdir(parents=True)
+    (tmp_path / "tree/a/b").write_text("leaf")
+    (tmp_path / "dir").mkdir(mode=0o711)
+    return request(
+        {"dest": f"{tmp_path}/old", "content": "new\n"},
+        {"dest": f"{tmp_path}/mode", "content": "m", "mode": "0600"},
+        {"dest": f"{tmp_path}/gone", "state": "absent"},
+        {"dest": f"{tmp_path}/link", "state": "link", "src": "elsewhere"},
+        {"dest": f"{tmp_path}/linked", "content": "a file now"},
+        {"dest": f"{tmp_path}/tree", "state": "absent", "recursive": True},
+        {"dest": f"{tmp_path}/dir", "state": "directory", "mode": "0700"},
+        {"dest": f"{tmp_path}/fresh/deep/file", "content": "x"},
+        {"dest": f"{tmp_path}/made", "state": "directory"},
+    )
+
+
+def test_a_refused_set_puts_everything_back(tmp_path: Path) -> None:
+    wanted = site(tmp_path)
+    before = snapshot(tmp_path)
+    # The check sees the new state, complains about it, and fails.
+    script = f"cat {tmp_path}/old {tmp_path}/fresh/deep/file; ls {tmp_path}/tree >&2; exit 7"
+    result = files.apply({**wanted, "validate": ["sh", "-c", script]})
+    assert result["failed"] and not result["changed"]
+    assert result["rc"] == 7
+    assert result["stdout"] == "new\nx"
+    assert "No such file" in result["stderr"]
+    assert result["cmd"][0] == "sh"
+    assert sorted(result["restored"]) == sorted(item["dest"] for item in wanted["files"])
+    assert snapshot(tmp_path) == before
+    # The same set, accepted.
+    result = files.apply({**wanted, "validate": ["true"]})
+    assert len(result["changed_files"]) == 9
+    assert not files.apply(wanted)["changed"]
+    assert not list(tmp_path.rglob(".webstack*"))
+
+
+def test_a_missing_validator_puts_everything_back(tmp_path: Path) -> None:
+    wanted = site(tmp_path)
+    before = snapshot(tmp_path)
+    result = files.apply({**wanted, "validate": ["/no/such/program"]})
+    assert "/no/such/program" in result["msg"]
+    assert snapshot(tmp_path) == before
+
+
+def test_a_refused_file_leaves_all_others_untouched(tmp_path: Path) -> None:
+    wanted = site(tmp_path)
+    before = snapshot(tmp_path)
+    # Even while the check runs no other file has given way yet.
+    witness = tmp_path.parent / f"{tmp_path.name}-witness"
+    script = 'cat "$1" "$2" > "$3"; basename "$1" >> "$3"; echo broken >&2; exit 3'
+    bad = {"dest": f"{tmp_path}/x.service", "content": "bad\n"}
+    check = ["sh", "-c", script, "check", "%s", f"{tmp_path}/old", str(witness)]
+    result = files.apply(
+        {"files": [*wanted["files"], *request({**bad, "validate": check})["files"]], "validate": ["true"]}
+    )
+    assert result["rc"] == 3 and "broken" in result["msg"]
+    assert result["file"] == f"{tmp_path}/x.service"
+    seen = witness.read_text().splitlines()
+    assert seen[:2] == ["bad", "old"]
+    assert seen[2].startswith(".") and seen[2].endswith("x.service")
+    assert snapshot(tmp_path) == before
+
+
+def test_an_error_half_way_puts_everything_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = site(tmp_path)
+    before = snapshot(tmp_path)
+    real, calls = os.rename, []
+
+    def rename(source: str, target: str) -> None:
+        calls.append(target)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device", source)
+        real(source, target)
+
+    monkeypatch.setattr(files.os, "rename", rename)
+    result = files.apply(wanted)
+    monkeypatch.undo()
+    assert "No space left on device" in result["msg"]
+    assert result["file"] in result["msg"]
+    assert snapshot(tmp_path) == before
+
+
+def test_what_cannot_be_put_back_is_named(tmp_path: Path) -> None:
+    # The checker itself drops a file into a directory that was created for the set.
+    wanted = request({"dest": f"{tmp_path}/new/a", "content": ""})
+    result = files.apply({**wanted, "validate": ["sh", "-c", f"touch {tmp_path}/new/other; false"]})
+    assert result["changed"]
+    assert result["not_restored"][0].startswith(f"{tmp_path}/new: ")
+    assert not (tmp_path / "new/a").exists()
+
+
+def test_the_set_is_checked_again_only_on_request(tmp_path: Path) -> None:
+    wanted = request({"dest": f"{tmp_path}/a", "content": ""})
+    files.apply(wanted)
+    assert "failed" not in files.apply({**wanted, "validate": ["false"]})
+    result = files.apply({**wanted, "validate": ["false"], "validate_always": True})
+    assert result["failed"] and "Nothing was changed" in result["msg"]
+
+
+def run_module(payload: dict[str, Any], path: Path, check: bool = False) -> subprocess.Popen[str]:
+    """Start the module as a host would get it."""
+    packed = base64.b64encode(zlib.compress(json.dumps(payload).encode())).decode()
+    arguments = {"payload": packed, "_ansible_check_mode": check, "_ansible_diff": False, "quotes": "'''\"\"\"\\"}
+    source = (ROOT / "plugins/modules/files.py").read_text()
+    marker = "<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"
+    assert source.count(marker) == 1
+    path.write_text(source.replace(marker, json.dumps(arguments)))
+    return subprocess.Popen([sys.executable, str(path)], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_terminated_run_puts_everything_back(tmp_path: Path) -> None:
+    where = tmp_path / "site"
+    where.mkdir()
+    wanted = site(where)
+    before = snapshot(where)
+    flag = tmp_path / "flag"
+    process = run_module({**wanted, "validate": ["sh", "-c", f"touch {flag}; exec sleep 30"]}, tmp_path / "module.py")
+    deadline = time.monotonic() + 20
+    while not flag.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (where / "old").read_text() == "new\n"
+    process.terminate()
+    out, _ = process.communicate(timeout=20)
+    assert "interrupted" in json.loads(out)["msg"]
+    assert snapshot(where) == before
+
+
+# --- check mode, diff, secrets -----------------------------------------------------------------------------------
+
+
+def test_check_mode_reports_and_touches_nothing(tmp_path: Path) -> None:
+    wanted = site(tmp_path)
+    before = snapshot(tmp_path)
+    result = files.apply({**wanted, "validate": ["/no/such/program"]}, check=True)
+    assert result["changed_files"] == [item["dest"] for item in wanted["files"]]
+    assert snapshot(tmp_path) == before
+
+
+def test_check_mode_tolerates_an_empty_host(tmp_path: Path) -> None:
+    entry = {"dest": f"{tmp_path}/no/where/a", "content": "", "owner": "not-yet", "group": "not-yet"}
+    wanted = request({**entry, "validate": "/no/such/program %s"})
+    result = files.apply(wanted, check=True, show_diff=True)
+    assert result["changed"]
+    assert "owner: not-yet" in json.dumps(result["diff"])
+
+
+def test_diff_shows_content_and_attributes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old\n")
+    (tmp_path / "a").chmod(0o600)
+    (diff, attributes) = files.apply(request({"dest": f"{tmp_path}/a", "content": "new\n"}), show_diff=True)["diff"]
+    assert (diff["before"], diff["after"]) == ("old\n", "new\n")
+    assert "mode: 0600" in attributes["before"] and "mode: 0644" in attributes["after"]
+
+
+@pytest.mark.parametrize("before", [None, "old secret\n"])
+def test_diff_hides_secrets(tmp_path: Path, before: str | None) -> None:
+    if before:
+        (tmp_path / "a").write_text(before)
+    wanted = request({"dest": f"{tmp_path}/a", "content": "new secret\n", "secret": True})
+    result = files.apply(wanted, show_diff=True)
+    assert "secret\\n" not in json.dumps(result).replace("[hidden: secret]\\n", "")
+    assert result["diff"][0]["before"] != result["diff"][0]["after"]
+
+
+def test_a_check_cannot_quote_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("password = previous-horse\n")
+    wanted = request({"dest": f"{tmp_path}/a", "content": "url = redis://:correct-horse@h/0\n", "secret": True})
+    script = f"cat {tmp_path}/a; echo unknown variable \"'password=previous-horse'\" >&2; exit 1"
+    result = files.apply({**wanted, "validate": ["sh", "-c", script]}, show_diff=True)
+    assert "horse" not in json.dumps(result["stdout"] + result["stderr"] + result["msg"])
+    assert "unknown variable" in result["stderr"]
+
+
+# --- the whole way through ansible-playbook ----------------------------------------------------------------------
+
+
+def play(tmp_path: Path, tasks: list[dict[str, Any]], *options: str) -> tuple[int, str]:
+    """Run tasks on this machine; return exit code and everything that was printed."""
+    playbook = tmp_path / "play.yml"
+    head = {"hosts": "localhost", "connection": "local", "gather_facts": False}
+    playbook.write_text(yaml.safe_dump([{**head, "vars": {"out": f"{tmp_path}/out", **ME}, "tasks": tasks}]))
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "ansible-playbook"), "-i", "localhost,", str(playbook), *options],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_LOCALHOST_WARNING": "false", "ANSIBLE_LOG_PATH": f"{tmp_path}/log"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def task(name: str, entries: Any, **more: Any) -> dict[str, Any]:
+    return {"name": name, "webstack.ha.files": {"files": entries, **more}}
+
+
+def test_a_play_renders_as_template_does_and_hides_secrets(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "files").mkdir()
+    (tmp_path / "templates/part.j2").write_text("part {{ who }}\n")
+    (tmp_path / "templates/a.j2").write_text(
+        "{{ ansible_managed | comment }}\n"
+        "{% for n in [1, 2] %}\n  {{ n }} {{ who }} \\d {{ template_path | basename }}\n{% endfor %}\n"
+        "{% include 'part.j2' %}\n\n\n"
+    )
+    (tmp_path / "files/raw.bin").write_bytes(b"\xff{{ who }}\x00")
+    own = {"owner": "{{ owner }}", "group": "{{ group }}"}
+    wanted = [
+        {"src": "a.j2", "dest": "{{ out }}/a", "vars": {"who": "me"}, **own},
+        {"src": "raw.bin", "dest": "{{ out }}/raw", **own},
+        {"content": "{{ password }}\n", "dest": "{{ out }}/s", "mode": "0600", "secret": True, **own},
+    ]
+    tasks = [
+        task("one", wanted),
+        task("again", wanted) | {"register": "again", "failed_when": "again.changed"},
+        {
+            "name": "reference",
+            "ansible.builtin.template": {"src": "a.j2", "dest": "{{ out }}/b"},
+            "vars": {"who": "me"},
+        },
+    ]
+    for one in tasks[:2]:
+        one["vars"] = {"password": "correct-horse-battery"}
+    code, text = play(tmp_path, tasks, "--diff", "-vvv")
+    assert code == 0, text
+    assert (tmp_path / "out/a").read_bytes() == (tmp_path / "out/b").read_bytes()
+    assert (tmp_path / "out/raw").read_bytes() == b"\xff{{ who }}\x00"
+    assert (tmp_path / "out/s").read_text() == "correct-horse-battery\n"
+    assert "correct-horse" not in text
+    assert "correct-horse" not in (tmp_path / "log").read_text()
+    assert "+  1 me" in text
+
+
+def test_a_play_in_check_mode_changes_nothing(tmp_path: Path) -> None:
+    entry = {"content": "x", "dest": "{{ out }}/a/b", "owner": "not-yet", "validate": "/no/such/program %s"}
+    code, text = play(tmp_path, [task("one", [entry], validate="/no/such/program")], "--check", "--diff")
+    assert code == 0, text
+    assert "changed=1" in text and "+x" in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_of_a_play_name_what_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/bad.j2").write_text("{{ never_set }}\n")
+    cases = {
+        "never_set": task("a", [{"src": "bad.j2", "dest": "/x/a"}]),
+        "bad.j2 (for /x/a)": task("b", [{"src": "bad.j2", "dest": "/x/a"}]),
+        "missing.conf (for /x/b)": task("c", [{"src": "missing.conf", "dest": "/x/b"}]),
+        "unknown key modus": task("d", [{"content": "", "dest": "/x/c", "modus": "0644"}]),
+        "unknown option file": {"name": "e", "webstack.ha.files": {"file": []}},
+        "files is required": {"name": "f", "webstack.ha.files": {"validate": "true"}},
+    }
+    tasks = [one | {"ignore_errors": True} for one in cases.values()]
+    code, text = play(tmp_path, tasks)
+    flat = " ".join(text.split())
+    assert code == 0, text
+    assert "ok=6 " in text and "ignored=6" in text
+    for message in cases:
+        assert message in flat
