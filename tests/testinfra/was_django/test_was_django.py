@@ -1,0 +1,383 @@
+"""The application tier, seen by a balancer and by an operator: pages, secrets, releases, a database that is away."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+HERE = pathlib.Path(__file__).resolve().parent
+SCENARIO = ROOT / "molecule/was_django"
+SERVERS = {"django-was1": "10.77.3.11", "django-was2": "10.77.3.12"}
+ONE, TWO = SERVERS.values()
+STRANGER = "django-db1"
+HARD = "two words, \"double\" 'single' $HOME `id` back\\slash # = ä\nsecond line "
+
+Answer = dict[str, Any]
+
+
+def on(name: str, *command: str, good: bool = True) -> str:
+    done = subprocess.run(["docker", "exec", name, *command], capture_output=True, check=False, text=True)
+    assert done.returncode == 0 or not good, f"{name}: {command}: {done.stdout}{done.stderr}"
+    return done.stdout + ("" if good else done.stderr)
+
+
+def visit(*steps: Answer, cookies: dict[str, str] | None = None, name: str = "django-client") -> list[Answer]:
+    job = json.dumps({"steps": steps, "cookies": cookies if cookies is not None else {}})
+    command = ["docker", "exec", "--interactive", name, "python3", "-", job]
+    script = (HERE / "visitor.py").read_text()
+    done = subprocess.run(command, input=script, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    if cookies is not None:
+        cookies.update(result["cookies"])
+    answers: list[Answer] = result["answers"]
+    return answers
+
+
+def get(server: str, path: str = "/", **more: Any) -> Answer:
+    return visit({"server": server, "path": path}, **more)[0]
+
+
+def whoami(server: str, **more: Any) -> Answer:
+    answer = get(server, "/whoami", **more)
+    assert answer["status"] == 200, answer
+    seen: Answer = json.loads(answer["body"])
+    return seen
+
+
+def play(playbook: pathlib.Path = SCENARIO / "converge.yml", *options: str, **variables: Any) -> tuple[int, str]:
+    """Run the scenario's playbook once more, with other inputs."""
+    command = ["ansible-playbook", "-i", str(SCENARIO / "inventory.yml"), str(playbook), *options]
+    command += ["--extra-vars", json.dumps(variables)]
+    done = subprocess.run(
+        command, capture_output=True, check=False, text=True, cwd=ROOT, env=os.environ | {"ANSIBLE_NOCOLOR": "1"}
+    )
+    return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
+
+
+def statement(sql: str) -> str:
+    return on("django-db1", "mariadb", "-N", "-e", sql, "board").strip()
+
+
+def status(name: str) -> Answer:
+    found: Answer = json.loads(on(name, "webstack-release", "board", "status"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def visitor() -> dict[str, str]:
+    """A visitor who logged in on one server."""
+    cookies: dict[str, str] = {}
+    first, login = visit(
+        {"server": ONE, "path": "/"}, {"server": ONE, "path": "/login/", "form": {"name": "ada"}}, cookies=cookies
+    )
+    assert (first["status"], login["status"]) == (200, 302), login
+    return cookies
+
+
+# --- what is served ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_health_names_the_release(name: str) -> None:
+    answer = get(SERVERS[name], "/-/health")
+    assert (answer["status"], answer["body"]) == (200, "ok\n")
+    assert answer["headers"]["x-webstack-release"] == status(name)["current"]
+
+
+def test_all_servers_run_the_same_release() -> None:
+    assert len({status(name)["running"] for name in SERVERS}) == 1
+
+
+def test_the_page_says_who_answered() -> None:
+    for name, server in SERVERS.items():
+        seen = whoami(server)
+        assert (seen["balancer"], seen["server"], seen["database"]) == ("lb1", name, "django-db1")
+        assert seen["release"] == status(name)["current"]
+
+
+def test_a_session_is_known_to_every_server(visitor: dict[str, str]) -> None:
+    for server in (TWO, ONE, TWO):
+        assert visit({"server": server, "path": "/counter/", "form": {}}, cookies=visitor)[0]["status"] == 302
+    # Each host's own file cache holds what that host wrote last: ask the database by a fresh host cache.
+    for name in SERVERS:
+        on(name, "sh", "-c", "rm -rf /tmp/systemd-private-*-apache2.service-*/tmp/* /var/tmp/systemd-private-*/tmp/*")
+    assert [whoami(server, cookies=visitor)["user"] for server in SERVERS.values()] == ["ada", "ada"]
+    assert whoami(ONE, cookies=visitor)["counter"] >= 2
+
+
+def test_cookies_are_for_https_only() -> None:
+    assert "Secure" in get(ONE)["headers"]["set-cookie"]
+
+
+def test_an_unknown_name_is_refused() -> None:
+    answer = visit({"server": ONE, "path": "/", "headers": {"Host": "evil.example.test"}})[0]
+    assert answer["status"] == 400
+
+
+def test_static_files_have_names_for_ever() -> None:
+    page = get(ONE)["body"]
+    path = re.findall(r'href="(/static/board/board\.[0-9a-f]{12}\.css)"', page)[0]
+    for server in SERVERS.values():
+        answer = get(server, path)
+        assert answer["status"] == 200
+        assert answer["headers"]["cache-control"] == "public, max-age=31536000, immutable"
+        assert "vary" not in answer["headers"]
+    assert get(ONE, "/static/board/board.css")["headers"]["cache-control"] == "public, max-age=300"
+    assert get(ONE, "/static/board/none.css")["status"] == 404
+    assert get(ONE, "/static/../../../etc/passwd")["status"] in (400, 404)
+
+
+def test_uploads_are_served_but_never_run(visitor: dict[str, str]) -> None:
+    for name, text in (("cat.png", "PNG"), ("evil.html", "<script>alert(1)</script>")):
+        assert visit({"server": ONE, "path": "/upload/", "file": [name, text]}, cookies=visitor)[0]["status"] == 302
+    page = get(ONE)["body"]
+    picture = get(ONE, re.findall(r'"(/media/board/[^"]+cat\.png)"', page)[0])
+    assert (picture["status"], picture["body"]) == (200, "PNG")
+    assert picture["headers"]["x-content-type-options"] == "nosniff"
+    html = get(ONE, re.findall(r'"(/media/board/[^"]+evil\.html)"', page)[0])
+    assert html["headers"]["content-disposition"] == "attachment"
+    assert "sandbox" in html["headers"]["content-security-policy"]
+    assert get(ONE, "/media/board/")["status"] in (403, 404)
+
+
+def test_forwarded_headers_are_believed_from_the_balancer_only() -> None:
+    step = {"server": ONE, "path": "/whoami?mark", "headers": {"X-Forwarded-For": "203.0.113.9"}}
+    assert json.loads(visit(step)[0]["body"])["balancer"] == "lb1"
+    assert json.loads(visit(step, name=STRANGER)[0]["body"])["balancer"] is None
+    log = on("django-was1", "sh", "-c", "cat /var/log/apache2/board-access.log*")
+    assert "203.0.113.9 10.77.3.31 " in log
+    assert "10.77.3.21 10.77.3.21 " in log
+    assert "203.0.113.9 10.77.3.21 " not in log
+    # Without HTTPS in front, a form from an https page comes from somewhere else.
+    secure = {"server": ONE, "path": "/login/", "form": {"name": "x"}}
+    cookies: dict[str, str] = {}
+    visit({"server": ONE, "path": "/"}, cookies=cookies)
+    assert visit(secure, cookies=dict(cookies))[0]["status"] == 302
+
+
+def test_nothing_listens_elsewhere() -> None:
+    listening = on("django-was1", "ss", "-Hltn")
+    ports = {line.split()[3] for line in listening.splitlines() if "127.0.0.11" not in line}
+    assert ports == {"10.77.3.11:8000", "127.0.0.1:8000"}
+
+
+# --- environment and secrets ------------------------------------------------------------------------
+
+
+def test_the_environment_means_the_same_to_everybody() -> None:
+    by_shell = on(
+        "django-was1", "board-manage", "shell", "-v0", "-c", "import os; print(os.environ['BOARD_HARD'], end='|')"
+    )
+    file = "--property=EnvironmentFile=/etc/webstack/board/environment"
+    by_systemd = on("django-was1", "systemd-run", "--quiet", "--pipe", "--wait", file, "printenv", "BOARD_HARD")
+    entry = "import sys; sys.path.insert(0, '/etc/webstack/board/python'); import webstack_wsgi, os"
+    python = "/srv/webstack/board/current/venv/bin/python"
+    show = f"{entry}; print(os.environ['BOARD_HARD'], end='|')"
+    by_entry = on("django-was1", "runuser", "-u", "www-data", "--", python, "-c", show)
+    assert (by_shell, by_systemd, by_entry) == (f"{HARD}|", f"{HARD}\n", f"{HARD}|")
+
+
+def test_secrets_are_for_root_and_the_application() -> None:
+    for word in ("only for", "only-for-this-lab"):
+        found = on("django-was1", "grep", "-rlI", word, "/etc/webstack", "/srv/webstack", "/etc/apache2", good=False)
+        for path in found.split():
+            assert on("django-was1", "stat", "-c", "%a %U %G", path).split() == ["640", "root", "www-data"], path
+        assert found
+        assert word not in on("django-was1", "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -v only")
+    page = on("django-was1", "runuser", "-u", "nobody", "--", "cat", "/etc/webstack/board/environment", good=False)
+    assert "Permission denied" in page
+
+
+def test_the_application_cannot_change_itself() -> None:
+    for path in ("current/src/manage.py", "current/venv/bin/python", "current/static", "static", "current"):
+        check = on(
+            "django-was1", "runuser", "-u", "www-data", "--", "test", "-w", f"/srv/webstack/board/{path}/.", good=False
+        )
+        writable = on(
+            "django-was1", "runuser", "-u", "www-data", "--", "sh", "-c",
+            f"test -w /srv/webstack/board/{path} && echo yes || echo no",
+        )  # fmt: skip
+        assert writable.strip() == "no", (path, check)
+
+
+def test_the_database_connection_is_encrypted() -> None:
+    code = "from django.db import connection as c; k = c.cursor(); k.execute(\"SHOW STATUS LIKE 'Ssl_cipher'\"); print(k.fetchone()[1])"
+    assert "TLS_" in on("django-was1", "board-manage", "shell", "-v0", "-c", code)
+
+
+def test_logrotate_leaves_apache_alone() -> None:
+    before = on("django-was1", "pgrep", "-f", "wsgi:board")
+    on("django-was1", "sh", "-c", "if command -v logrotate; then logrotate -f /etc/logrotate.d/apache2; fi")
+    assert "reload" not in on("django-was1", "cat", "/etc/logrotate.d/apache2").replace("A reload", "")
+    assert on("django-was1", "pgrep", "-f", "wsgi:board") == before
+
+
+def test_the_database_was_migrated_once() -> None:
+    assert statement("SELECT COUNT(*), COUNT(DISTINCT app, name) FROM django_migrations").split() == ["2", "2"]
+    assert len(status("django-was1")["migrated"]) >= 1
+    assert status("django-was2")["migrated"] == []
+
+
+# --- a database that is away ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database_away() -> Iterator[None]:
+    on("django-db1", "systemctl", "stop", "mariadb")
+    yield
+    on("django-db1", "systemctl", "start", "mariadb")
+    deadline = time.monotonic() + 20
+    while any(whoami(server)["database"] is None for server in SERVERS.values()):
+        assert time.monotonic() < deadline, "the application should find the database again"
+        time.sleep(0.5)
+
+
+def test_reads_go_on_without_the_database(visitor: dict[str, str], request: pytest.FixtureRequest) -> None:
+    write = {"server": ONE, "path": "/notes/", "form": {"text": "kept in the cache"}}
+    assert visit(write, cookies=visitor)[0]["status"] == 302
+    assert [whoami(server, cookies=visitor)["user"] for server in SERVERS.values()] == ["ada", "ada"]
+    request.getfixturevalue("database_away")
+    page = get(ONE, cookies=visitor)
+    assert page["status"] == 200
+    assert "The database does not answer" in page["body"]
+    assert "kept in the cache" in page["body"]
+    seen = whoami(ONE, cookies=visitor)
+    assert (seen["user"], seen["database"]) == ("ada", None)
+    assert get(ONE, "/-/health")["status"] == 200
+    refused = visit(write, cookies=visitor)[0]
+    assert (refused["status"], refused["headers"]["retry-after"]) == (503, "10")
+
+
+# --- releases ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def changed_source(tmp_path: pathlib.Path) -> pathlib.Path:
+    copy = tmp_path / "site"
+    shutil.copytree(ROOT / "examples/demo_site", copy, ignore=shutil.ignore_patterns("__pycache__", "*.sqlite3"))
+    return copy
+
+
+def loop(server: str, seconds: int) -> subprocess.Popen[str]:
+    """Ask without a break and without a second try, as no balancer would."""
+    probe = ["docker", "exec", "--interactive", "django-client", "python3", "-", f"http://{server}:8000/whoami"]
+    probe += ["--seconds", str(seconds), "--interval", "0.1", "--timeout", "30", "--by", "release"]
+    probe += ["--header", "Host: www.example.test"]
+    with (ROOT / "tests/lab/probe.py").open() as script:
+        return subprocess.Popen(probe, stdin=script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_new_release_costs_no_request_and_the_old_one_comes_back(changed_source: pathlib.Path) -> None:
+    old = {name: status(name)["current"] for name in SERVERS}
+    style = re.findall(r'href="(/static/board/board\.[0-9a-f]{12}\.css)"', get(ONE)["body"])[0]
+    with (changed_source / "board/static/board/board.css").open("a") as file:
+        file.write("h1 { color: inherit; }\n")
+
+    loops = [loop(server, 75) for server in SERVERS.values()]
+    code, text = play(was_django_source={"path": str(changed_source)})
+    assert code == 0, text
+    new = {name: status(name)["current"] for name in SERVERS}
+    assert len(set(new.values())) == 1
+    assert new["django-was1"] != old["django-was1"]
+    assert whoami(TWO)["release"] == new["django-was2"]
+    # A page that was made before asks for the old name still; the new one has a new name.
+    assert get(ONE, style)["status"] == 200
+    assert style not in get(ONE)["body"]
+    # The same schema: nothing to migrate.
+    assert statement("SELECT COUNT(*) FROM django_migrations") == "2"
+
+    for name in SERVERS:
+        on(name, "webstack-release", "board", "activate", old[name])
+        assert status(name)["running"] == old[name]
+
+    for running in loops:
+        out, errors = running.communicate(timeout=120)
+        result = json.loads(out) if out else {}
+        assert result.get("failed") == 0, (result, errors)
+        assert set(result["by"]) == {old["django-was1"], new["django-was1"]}
+
+
+def test_a_release_that_does_not_load_is_taken_back(changed_source: pathlib.Path) -> None:
+    before = {name: status(name)["current"] for name in SERVERS}
+    (changed_source / "demo_site/wsgi.py").write_text("raise RuntimeError('this release does not load')\n")
+    code, text = play(was_django_source={"path": str(changed_source)})
+    assert code != 0
+    assert "is back" in text, text
+    for name, server in SERVERS.items():
+        assert status(name)["running"] == before[name]
+        assert not status(name)["stale"]
+        assert {get(server, "/-/health")["status"] for _ in range(10)} == {200}
+        assert whoami(server)["release"] == before[name]
+
+
+def test_a_broken_project_never_gets_near_the_servers(changed_source: pathlib.Path) -> None:
+    before = on("django-was1", "pgrep", "-f", "wsgi:board")
+    (changed_source / "demo_site/urls.py").write_text("this is no Python\n")
+    code, text = play(SCENARIO / "converge.yml", "--limit=django-was1", was_django_source={"path": str(changed_source)})
+    assert code != 0
+    assert "Let Django check the project" in text
+    assert on("django-was1", "pgrep", "-f", "wsgi:board") == before
+
+
+def test_a_run_that_was_cut_off_is_caught_up_with() -> None:
+    """Settings that were written but never loaded are loaded by the next run, which changes no file."""
+    on("django-was1", "touch", "/etc/webstack/board/environment")
+    assert status("django-was1")["stale"]
+    assert on("django-was1", "webstack-release", "board", "activate").startswith("replaced 2 processes")
+    assert not status("django-was1")["stale"]
+    assert on("django-was1", "webstack-release", "board", "activate") == ""
+
+
+def test_nothing_is_left_to_change_and_few_releases_are_kept() -> None:
+    code, text = play()
+    assert code == 0, text
+    assert re.search(r"django-was1 : ok=\d+ changed=0 .*django-was2 : ok=\d+ changed=0 ", text), text
+    for name in SERVERS:
+        assert len(status(name)["releases"]) <= 3
+
+
+# --- what is refused --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"was_django_secret_key": "short", "was_django_static_url": "static"}, ["was_django_secret_key", "was_django_static_url"]),
+        ({"was_django_python_minimum": "3.99"}, ["was_django_python_minimum is 3.99", "django-was1"]),
+        ({"was_django_source": {"path": "/nowhere"}}, ["/nowhere"]),
+        ({"was_django_source": {"type": "tarball"}}, ["was_django_source", "tarball"]),
+        ({"was_django_requirement_files": ["absent.txt"]}, ["lacks absent.txt"]),
+        ({"was_django_database_engine": "oracle"}, ["was_django_database_engine"]),
+        ({"was_django_media_root": "/srv/webstack/board/releases/media"}, ["was_django_media_root"]),
+        ({"was_django_database_password": ""}, ["was_django_database_password"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_by_name(variables: Answer, words: list[str]) -> None:
+    code, text = play(SCENARIO / "converge.yml", "--check", "--limit=django-was1", **variables)
+    assert code != 0
+    for word in words:
+        assert word in text, text
+    assert "changed=0" in text
+
+
+def test_what_is_required_is_asked_for(tmp_path: pathlib.Path) -> None:
+    playbook = tmp_path / "bare.yml"
+    playbook.write_text(
+        "- hosts: localhost\n  gather_facts: false\n  connection: local\n  roles: [webstack.ha.was_django]\n"
+    )
+    command = ["ansible-playbook", "-i", "localhost,", str(playbook), "--check"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    for name in ("was_django_secret_key", "was_django_settings_module", "was_django_source"):
+        assert name in done.stdout
