@@ -95,10 +95,14 @@ def watch(act: Callable[[], None], seconds: float, interval: float = 0.01, befor
 
 
 def tell(what: str, seen: Seen) -> None:
-    print(f"\n{what}: {seen['failed']} of {seen['requests']} requests failed, outage {seen['longest_outage_ms']} ms")
+    print(
+        f"figure: {what}: {seen['failed']} of {seen['requests']} requests failed, outage {seen['longest_outage_ms']} ms"
+    )
 
 
 def play(**variables: Any) -> subprocess.CompletedProcess[str]:
+    # The project's own settings instead of molecule's, whose output is coloured and wrapped.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PY_COLORS"))}
     command = [
         "ansible-playbook",
         "-i",
@@ -113,7 +117,7 @@ def play(**variables: Any) -> subprocess.CompletedProcess[str]:
         check=False,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
+        env=environment,
     )
 
 
@@ -212,11 +216,16 @@ class TestKeepalived:
         assert back["failed"] == 0, back
         assert settled() == other(owner), "the address moved back"
 
-    @pytest.mark.parametrize("command", ["systemctl reload keepalived", "systemctl restart keepalived"])
-    def test_keepalived_itself_may_change_unnoticed(self, owner: str, command: str) -> None:
-        seen = watch(lambda: on(owner, command) and None, 2.5)
-        tell(f"keepalived, {command}", seen)
+    def test_a_reload_of_keepalived_is_not_noticed(self, owner: str) -> None:
+        seen = watch(lambda: on(owner, "systemctl reload keepalived") and None, 2)
+        tell("keepalived, reloaded", seen)
         assert seen["failed"] == 0, seen
+        assert settled() == owner
+
+    def test_a_killed_keepalived_costs_next_to_nothing(self, owner: str) -> None:
+        seen = watch(lambda: on(owner, "systemctl kill --signal=KILL keepalived") and None, 3)
+        tell("keepalived, itself killed", seen)
+        assert seen["longest_outage_ms"] <= 300, seen
         settled()
 
     def test_a_stranger_cannot_take_the_address(self, owner: str) -> None:
@@ -253,33 +262,38 @@ class TestKeepalived:
         assert settled() == owner
 
 
+def test_bad_input_is_refused_by_name() -> None:
+    done = play(
+        vip_failover_addresses=["10.77.2.100", "10.77.2.11/24"],
+        vip_failover_peers=[],
+        vip_failover_router_id=300,
+        vip_failover_check_url="https://x/",
+    )
+    assert done.returncode != 0
+    for message in (
+        "vip_failover_addresses needs address/prefix: 10.77.2.100",
+        "vip-lb1: vip_failover_addresses",
+        "vip_failover_addresses holds the own address of this host, 10.77.2.11",
+        "vip_failover_peers names no other balancer",
+        "vip_failover_router_id is not within 1-255",
+        "vip_failover_check_url is no http:// URL",
+    ):
+        assert message in " ".join(done.stdout.split()), done.stdout
+    assert "changed=0" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"vip_failover_addresses": []}, "vip_failover_addresses is empty"),
-        (
-            {"vip_failover_addresses": ["10.77.2.100"]},
-            "vip_failover_addresses needs address/prefix: 10.77.2.100",
-        ),
-        (
-            {"vip_failover_addresses": ["10.77.2.11/24"]},
-            "vip-lb1: vip_failover_addresses holds the own address",
-        ),
-        ({"vip_failover_peers": []}, "vip_failover_peers names no other balancer"),
-        (
-            {"vip_failover_address": "10.77.2.99"},
-            "no interface carries vip_failover_address 10.77.2.99",
-        ),
+        ({"vip_failover_address": "10.77.2.99"}, "no interface carries vip_failover_address 10.77.2.99"),
         ({"vip_failover_engine": "magic"}, "vip_failover_engine"),
-        ({"vip_failover_router_id": 300}, "vip_failover_router_id is not within 1-255"),
-        ({"vip_failover_check_url": "https://x/"}, "vip_failover_check_url"),
     ],
-    ids=lambda v: v if isinstance(v, str) else None,
+    ids=["no-interface", "unknown-engine"],
 )
-def test_bad_input_is_refused_by_name(variables: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_refused_by_name(variables: dict[str, Any], message: str) -> None:
     done = play(**variables)
     assert done.returncode != 0
-    assert message in done.stdout, done.stdout
+    assert message in " ".join(done.stdout.split()), done.stdout
     assert "changed=0" in done.stdout
 
 
@@ -302,7 +316,7 @@ class TestClassic:
         for name in HOSTS:
             assert on(name, "systemctl is-active keepalived || true").strip() == "inactive"
             assert not on(name, f"ip -o address show dev lo to {ADDRESS}")
-            assert on(name, "nft list tables") == ""
+            assert "webstack" not in on(name, "nft list tables")
             left = "find /etc/keepalived /etc/sysctl.d /etc/webstack-vip -type f ! -name README\\* -print"
             assert "webstack-vip.conf" not in on(name, left)
             assert not on(name, "ls /etc/keepalived/keepalived.conf 2>/dev/null || true")
