@@ -8,6 +8,7 @@ an instance starts, so neither a re-run of the role nor a reboot undoes a fail-o
   redis-shard settle           start, restart and retire what status lists, without losing data where possible
   redis-shard failover SHARD   hand the shard over to its replica and wait for it
   redis-shard guard SHARD      (systemd, before an instance starts) write the file that says replica or master
+  redis-shard follow SHARD     (systemd, after an instance started) see that a replica finds its master
   redis-shard sentinel         (systemd, before Sentinel starts) join its static file with what Sentinel learned
 """
 
@@ -157,19 +158,17 @@ class View:
 
     def __init__(self, site: Site, name: str) -> None:
         self.master: dict[str, Any] | None = None
-        self.healthy_replicas = 0
         self.witness: dict[str, Any] | None = None
         self.denied = 0
+        self.answers = 0
         epoch = -1
         for sentinel in site.sentinels:
             try:
                 found = pairs(ask(sentinel, site.password, "SENTINEL", "MASTER", name))
+                self.answers += 1
                 if int(found["config-epoch"]) > epoch:
-                    replicas = ask(sentinel, site.password, "SENTINEL", "REPLICAS", name)
                     epoch = int(found["config-epoch"])
                     self.master = {"address": found["ip"], "port": int(found["port"])}
-                    # "slave" alone: neither down nor disconnected
-                    self.healthy_replicas = sum(pairs(item).get("flags") == "slave" for item in replicas)
                     self.witness = sentinel
             except Denied:
                 self.denied += 1
@@ -193,6 +192,13 @@ def role_of(node: dict[str, Any], password: str) -> dict[str, Any]:
     return {"role": "slave", "master": {"address": reply[1], "port": int(reply[2])}, "link": reply[3]}
 
 
+def has_data(node: dict[str, Any], password: str) -> bool:
+    try:
+        return int(ask(node, password, "DBSIZE")) > 0
+    except (Unreachable, Denied, Refusal):
+        return False
+
+
 # --- before an instance starts ----------------------------------------------------------------------
 
 
@@ -214,15 +220,16 @@ def decide(site: Site, name: str, known: bool) -> dict[str, Any] | None:
         raise Failure(f"{site.me} is not a node of shard {name} in {SITE}")
     view = View(site, name)
     if known and site.sentinels:
-        # Power returned everywhere at once: the sentinels are starting too.
+        # Power returned everywhere at once: the sentinels are starting too, and one alone may have missed a fail-over.
         deadline = time.monotonic() + PATIENCE
-        while view.master is None and view.denied == 0 and time.monotonic() < deadline:
+        majority = len(site.sentinels) // 2 + 1
+        while view.answers < majority and view.denied == 0 and time.monotonic() < deadline:
             time.sleep(0.3)
             view = View(site, name)
     if view.master is not None:
         if not view.is_master(own):
             return view.master
-        if site.persistent or view.healthy_replicas == 0:
+        if site.persistent or not any(has_data(peer, site.password) for peer in site.peers(name)):
             return None
         # This host would come back as an empty master and its replica would copy the emptiness. The replica has
         # the data: it takes over at once, this host follows.
@@ -285,6 +292,35 @@ def guard(site: Site, name: str) -> None:
         write(marker, "")
 
 
+def follow(site: Site, name: str) -> None:
+    """See that a replica that has just started gets a link; ask again whom to follow until it does.
+
+    Two nodes that heard different sentinels while all were starting would follow each other. Sentinel does not untie
+    that: it promotes no replica whose link has been down for long.
+    """
+    node = site.own(name)
+    if node is None or not (STATE / name / "known").exists():
+        return
+    deadline = time.monotonic() + 40
+    while time.monotonic() < deadline:
+        try:
+            state = role_of(node, site.password)
+            if state["role"] == "master" or state["link"] == "connected":
+                return
+            if state["link"] in ("connect", "connecting"):
+                view = View(site, name)
+                if view.is_master(node):
+                    print(f"{name}: the sentinels name this host as master, and nobody else is")
+                    ask(node, site.password, "REPLICAOF", "NO", "ONE")
+                elif view.master is not None and not same(view.master, state["master"]):
+                    print(f"{name}: the sentinels name {view.master['address']}:{view.master['port']} now")
+                    ask(node, site.password, "REPLICAOF", view.master["address"], str(view.master["port"]))
+        except (Unreachable, Denied, Refusal):
+            pass
+        time.sleep(0.5)
+    print(f"{name}: still no link to a master")
+
+
 def write(path: pathlib.Path, text: str, mode: int = 0o644, owner: str | None = None) -> None:
     """Replace a file in one step."""
     temporary = path.with_name(f".{path.name}.new")
@@ -329,6 +365,7 @@ def merge(static: str, dynamic: str, site: Site, views: dict[str, tuple[dict[str
     """
     known = learned(dynamic)
     lines: list[str] = []
+    masters: dict[str, dict[str, Any]] = {}
     for line in static.splitlines():
         words = line.split()
         if words[:2] != ["sentinel", "monitor"]:
@@ -341,24 +378,28 @@ def merge(static: str, dynamic: str, site: Site, views: dict[str, tuple[dict[str
         if name in views and (master is None or views[name][1] > epoch):
             master, epoch = views[name]
         if master is None or not any(same(master, node) for node in nodes):
-            master, epoch = nodes[0], epoch
+            master = nodes[0]
+        masters[name] = master
         lines.append(f"sentinel monitor {name} {master['address']} {master['port']} {quorum}")
         if epoch:
             lines.append(f"sentinel config-epoch {name} {epoch}")
-    for name, memory in known.items():
-        if name not in site.shards:
-            continue
-        nodes = site.shards[name]["nodes"]
+    for name, master in masters.items():
+        memory = known.get(name, {"lines": []})
+        replicas = [memory["master"]] if "master" in memory else []
         for words in memory["lines"]:
             target = {"address": words[3], "port": words[4]} if len(words) > 4 else None
-            if words[1] == "known-replica":
-                keep = target is not None and any(same(target, node) for node in nodes)
-            elif words[1] == "known-sentinel":
-                keep = target is not None and any(same(target, sentinel) for sentinel in site.sentinels)
-            else:
-                keep = words[1] == "leader-epoch"
-            if keep:
+            if words[1] == "leader-epoch":
                 lines.append(" ".join(words))
+            elif target is None:
+                continue
+            elif words[1] == "known-replica":
+                replicas.append(target)
+            elif words[1] == "known-sentinel" and any(same(target, sentinel) for sentinel in site.sentinels):
+                lines.append(" ".join(words))
+        # Never the master itself, as an old file would have it: Sentinel would make it a replica of itself.
+        for node in site.shards[name]["nodes"]:
+            if not same(node, master) and any(same(node, replica) for replica in replicas):
+                lines.append(f"sentinel known-replica {name} {node['address']} {node['port']}")
     # Sentinel's identity and vote survive, else the others count it twice.
     lines += [
         line for line in dynamic.splitlines() if line.lower().startswith(("sentinel myid ", "sentinel current-epoch "))
@@ -485,7 +526,11 @@ def status(site: Site) -> int:
 
 
 def failover(site: Site, name: str) -> None:
-    """Hand over while both live: the replica is complete, nothing is lost."""
+    """Hand over while both live, without losing a write.
+
+    Sentinel alone leaves the old master writable for some ten seconds after it promoted the replica; what clients
+    write there is lost. So writes wait, the replica catches up, it is promoted, and this host follows at once.
+    """
     node = site.own(name)
     if node is None:
         raise Failure(f"{site.me} is not a node of shard {name}")
@@ -493,19 +538,17 @@ def failover(site: Site, name: str) -> None:
         print(f"{name}: {site.me} is not the master, nothing to hand over")
         return
     view = View(site, name)
-    if view.witness is None:
+    witness = view.witness
+    if witness is None:
         raise Failure(f"shard {name}: no sentinel answers, nobody can take over")
 
-    def handed_over() -> bool:
-        try:
-            return role_of(node, site.password)["role"] != "master"
-        except (Unreachable, Refusal):
-            return False
+    def caught_up() -> bool:
+        _role, offset, replicas = ask(node, site.password, "ROLE")
+        return any(int(replica[2]) >= offset for replica in replicas)
 
     def asked() -> bool:
-        assert view.witness is not None
         try:
-            ask(view.witness, site.password, "SENTINEL", "FAILOVER", name)
+            ask(witness, site.password, "SENTINEL", "FAILOVER", name)
         except Refusal as refusal:
             # A replica that has just come: Sentinel has not seen it yet. In progress: somebody else asked.
             return "INPROG" in str(refusal)
@@ -513,8 +556,22 @@ def failover(site: Site, name: str) -> None:
             return False
         return True
 
-    if not wait(asked, PATIENCE, 0.5) or not wait(handed_over, PATIENCE):
-        raise Failure(f"shard {name}: the sentinels did not move the master away from {site.me}")
+    def promoted() -> bool:
+        nonlocal view
+        view = View(site, name)
+        return view.master is not None and not view.is_master(node)
+
+    ask(node, site.password, "CLIENT", "PAUSE", "8000", "WRITE")
+    try:
+        wait(caught_up, 1, 0.02)
+        if not wait(asked, 6, 0.3) or not wait(promoted, 6, 0.05):
+            raise Failure(f"shard {name}: the sentinels did not move the master away from {site.me}")
+        assert view.master is not None
+        ask(node, site.password, "REPLICAOF", view.master["address"], str(view.master["port"]))
+        # Who was waiting asks the sentinels again and writes to the new master.
+        ask(node, site.password, "CLIENT", "KILL", "TYPE", "normal")
+    finally:
+        ask(node, site.password, "CLIENT", "UNPAUSE")
     print(f"{name}: handed over")
 
 
@@ -627,6 +684,8 @@ def main(arguments: list[str]) -> int:
             failover(Site.load(), name)
         case ["guard", name]:
             guard(Site.load(), name)
+        case ["follow", name]:
+            follow(Site.load(), name)
         case ["sentinel"]:
             prepare_sentinel(Site.load())
         case _:

@@ -1,0 +1,209 @@
+"""One directory on several hosts: new files travel both ways, a cut network loses nothing, an engine can be changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+import testinfra
+
+SCENARIO = pathlib.Path(__file__).resolve().parents[3] / "molecule/shared_media"
+MEDIA = "/srv/site/media"
+PAIRS = {"syncthing": ("media-mesh1", "media-mesh2"), "rsync": ("media-pull1", "media-pull2")}
+
+
+def on(name: str) -> testinfra.host.Host:
+    return testinfra.get_host(f"docker://{name}")
+
+
+def upload(name: str, path: str, size: int = 100_000) -> str:
+    """Write as the application does; return the checksum."""
+    script = f"mkdir -p $(dirname {MEDIA}/{path}) && head -c {size} /dev/urandom > {MEDIA}/{path}"
+    on(name).check_output(f"runuser -u www-data -- sh -c '{script}'")
+    return digest(name, path)
+
+
+def digest(name: str, path: str) -> str:
+    result = on(name).run(f"sha256sum {MEDIA}/{path}")
+    return result.stdout.split()[0] if result.rc == 0 else ""
+
+
+def seconds_until(condition: Callable[[], bool], limit: float, what: str) -> float:
+    start = time.monotonic()
+    while not condition():
+        if time.monotonic() - start > limit:
+            names = [name for pair in PAIRS.values() for name in pair]
+            journals = [on(name).run("journalctl --no-pager -n 40 -u 'shared-media-*'").stdout for name in names]
+            pytest.fail(f"not within {limit} s: {what}\n" + "\n".join(journals))
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+def play(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["ansible-playbook", "-i", SCENARIO / "inventory.yml", SCENARIO / "converge.yml", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=SCENARIO.parents[1],
+        env={**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+    )
+
+
+def linked(pair: tuple[str, str]) -> bool:
+    """Whether both Syncthings see each other; a pair that pulls has no link."""
+    for name, peer in (pair, pair[::-1]):
+        result = on(name).run("shared-media-status shared-media-syncthing.service")
+        if result.rc != 0 or not json.loads(result.stdout)["hosts"].get(peer):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("engine", PAIRS)
+def test_a_new_file_is_on_the_other_host(engine: str) -> None:
+    pair = PAIRS[engine]
+    if engine == "syncthing":
+        seconds_until(lambda: linked(pair), 20, "the mesh is linked")
+    for source, target in (pair, pair[::-1]):
+        times = []
+        for number in range(3):
+            path = f"album of {source}/{number}.bin".replace(" ", "-")
+            wanted = upload(source, path, size=10 ** (number + 4))
+            times.append(seconds_until(lambda p=path, w=wanted, t=target: digest(t, p) == w, 15, f"{path} on {target}"))
+            owner = on(target).file(f"{MEDIA}/{path}")
+            assert (owner.user, owner.group) == ("www-data", "www-data")
+        print(f"\n{engine}, {source} -> {target}: {', '.join(f'{t:.2f}' for t in times)} s")
+
+
+@pytest.mark.parametrize("engine", PAIRS)
+def test_a_cut_network_loses_nothing(engine: str) -> None:
+    one, two = pair = PAIRS[engine]
+    network = "webstack-shared_media"
+    address = on(two).check_output("ip -4 -o addr show eth0").split()[3].split("/")[0]
+    subprocess.run(["docker", "network", "disconnect", network, two], check=True)
+    try:
+        sums = {"split/one.bin": upload(one, "split/one.bin"), "split/two.bin": upload(two, "split/two.bin")}
+        time.sleep(2)
+        assert digest(two, "split/one.bin") == ""
+        assert digest(one, "split/two.bin") == ""
+    finally:
+        subprocess.run(["docker", "network", "connect", "--ip", address, network, two], check=True)
+    healed = seconds_until(
+        lambda: all(digest(name, path) == wanted for name in pair for path, wanted in sums.items()),
+        60,
+        "both files on both hosts",
+    )
+    print(f"\n{engine}: complete {healed:.1f} s after the network came back")
+
+
+def test_both_sides_of_a_conflict_are_kept_by_syncthing() -> None:
+    one, two = pair = PAIRS["syncthing"]
+    seconds_until(lambda: linked(pair), 30, "the mesh is linked")
+    first = upload(one, "conflict/page.bin")
+    seconds_until(lambda: digest(two, "conflict/page.bin") == first, 15, "the file on both hosts")
+    on(two).check_output("systemctl stop shared-media-syncthing.service")
+    sums = {upload(one, "conflict/page.bin"), upload(two, "conflict/page.bin")}
+    on(two).check_output("systemctl start shared-media-syncthing.service")
+
+    def both(name: str) -> bool:
+        found = on(name).check_output(f"cd {MEDIA}/conflict && sha256sum *")
+        return {line.split()[0] for line in found.splitlines()} == sums
+
+    seconds_until(lambda: both(one) and both(two), 30, "both versions on both hosts")
+
+
+def test_a_missing_disk_is_no_deletion() -> None:
+    """An empty directory without its marker, as an unmounted disk leaves it, must not empty the other host."""
+    one, two = PAIRS["syncthing"]
+    wanted = upload(one, "precious.bin")
+    seconds_until(lambda: digest(two, "precious.bin") == wanted, 15, "the file on both hosts")
+    host = on(two)
+    host.check_output(f"systemctl stop shared-media.target && mv {MEDIA} {MEDIA}.away")
+    host.check_output(f"install -d -o www-data -g www-data {MEDIA} && systemctl start shared-media.target")
+    time.sleep(4)
+    assert digest(one, "precious.bin") == wanted
+    report = host.run("shared-media-status shared-media-syncthing.service")
+    assert report.rc == 1
+    assert "marker" in report.stdout
+    host.check_output(f"systemctl stop shared-media.target && rmdir {MEDIA} && mv {MEDIA}.away {MEDIA}")
+    host.check_output("systemctl start shared-media.target")
+    seconds_until(lambda: linked(PAIRS["syncthing"]), 30, "the mesh is linked")
+    assert digest(one, "precious.bin") == digest(two, "precious.bin") == wanted
+
+
+def test_rsync_never_deletes() -> None:
+    one, two = PAIRS["rsync"]
+    wanted = upload(one, "kept.bin")
+    seconds_until(lambda: digest(two, "kept.bin") == wanted, 15, "the file on both hosts")
+    on(one).check_output(f"systemctl stop shared-media-pull.timer && rm {MEDIA}/kept.bin")
+    time.sleep(2.5)
+    assert digest(two, "kept.bin") == wanted
+    on(one).check_output("systemctl start shared-media-pull.timer")
+    seconds_until(lambda: digest(one, "kept.bin") == wanted, 15, "the file is fetched again")
+
+
+def test_only_members_get_in() -> None:
+    # A stranger's address, then a member without the password.
+    listing = on("media-mesh1").run("timeout 5 rsync rsync://media@10.77.8.21/media/ </dev/null")
+    assert listing.rc != 0
+    listing = on("media-pull2").run("RSYNC_PASSWORD=wrong timeout 5 rsync rsync://media@10.77.8.21/media/")
+    assert "auth failed" in listing.stderr
+    put = on("media-pull2").run(
+        "rsync --password-file=/etc/shared-media/rsync.password /etc/hostname rsync://media@10.77.8.21/media/"
+    )
+    assert "read only" in put.stderr
+    assert "4711" not in on("media-pull1").check_output("ps axww -o args")
+    # Syncthing listens on its own address, and its interface on no port at all.
+    listening = on("media-mesh1").check_output("ss -Hltunp")
+    assert [line.split()[4] for line in listening.splitlines() if "syncthing" in line] == ["10.77.8.11:22000"]
+    socket = on("media-mesh1").file("/run/shared-media/syncthing.sock")
+    assert (socket.user, socket.mode) == ("www-data", 0o600)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"shared_media_node_name": "stranger"}, "shared_media_peers must list stranger"),
+        ({"shared_media_engine": "rsync"}, "shared_media_password is required"),
+        ({"shared_media_engine": "pigeon"}, "shared_media_engine"),
+        ({"shared_media_directory": "/srv"}, "shared_media_directory must be an absolute path"),
+    ],
+)
+def test_refusals(variables: dict[str, str], message: str) -> None:
+    result = play("--limit", "media-mesh1", "-e", json.dumps(variables))
+    assert result.returncode != 0
+    assert "media-mesh1" in result.stdout
+    assert message in result.stdout.replace("\\n", " "), result.stdout
+    assert "changed=0" in result.stdout
+
+
+def test_a_run_limited_to_one_host_keeps_the_mesh() -> None:
+    result = play("--limit", "media-mesh1")
+    assert result.returncode == 0, result.stdout
+    assert "changed=0" in result.stdout, result.stdout
+
+
+def test_the_engine_can_be_changed() -> None:
+    """Last, since it leaves the pair that pulled with the other engine."""
+    one, two = PAIRS["rsync"]
+    before = upload(one, "before.bin")
+    seconds_until(lambda: digest(two, "before.bin") == before, 15, "the file on both hosts")
+    result = play("--limit", "pull", "-e", "shared_media_engine=syncthing")
+    assert result.returncode == 0, result.stdout
+    for name in (one, two):
+        assert not on(name).service("shared-media-rsyncd.service").is_running
+        assert not on(name).service("shared-media-pull.timer").is_running
+        assert on(name).service("shared-media-syncthing.service").is_running
+    after = upload(two, "after.bin")
+    seconds_until(lambda: digest(one, "after.bin") == after, 30, "the new file by the new engine")
+    assert digest(one, "before.bin") == before
+
+    result = play("--limit", "pull", "-e", "shared_media_engine=none")
+    assert result.returncode == 0, result.stdout
+    assert not on(one).service("shared-media-syncthing.service").is_running
+    assert digest(one, "after.bin") == after
