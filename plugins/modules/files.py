@@ -665,9 +665,42 @@ def _interrupted(signum: int, frame: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def declare() -> None:
+    """Say in the usual form what the documentation says, for tools that compare the two."""
+    import importlib
+
+    word, switch = {"type": "str"}, {"type": "bool", "default": False}
+    entry = {
+        "dest": {"type": "str", "required": True},
+        "state": {"type": "str", "choices": ["file", "directory", "link", "absent"], "default": "file"},
+        "src": word,
+        "content": word,
+        "vars": {"type": "dict"},
+        "mode": word,
+        "owner": {"type": "str", "default": "root"},
+        "group": {"type": "str", "default": "root"},
+        "validate": {"type": "raw"},
+        "secret": {**switch, "no_log": False},
+        "recursive": switch,
+    }
+    importlib.import_module("ansible.module_utils.basic").AnsibleModule(
+        argument_spec={
+            "files": {"type": "list", "elements": "dict", "required": True, "options": entry},
+            "validate": {"type": "raw"},
+            "validate_always": switch,
+        },
+        supports_check_mode=True,
+    )
+
+
 def main() -> None:
     """Read the arguments that the controller put in here, act, print the result."""
-    arguments = json.loads(r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>""")
+    # JSON never holds three double quotes in a row, so the text ends where it should.
+    sent = r"""<<INCLUDE_ANSIBLE_MODULE_JSON_ARGS>>"""
+    if sent.startswith("<"):
+        declare()
+        return
+    arguments = json.loads(sent)
     # A lost connection or a terminated run puts everything back as a failed check does.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupted)
