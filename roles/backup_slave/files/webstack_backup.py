@@ -1066,6 +1066,7 @@ def main(words: Sequence[str]) -> int:
                     print(one["id"], one["time"], f"{one['kind']:<6}", size, one["host"], one["gtid"], sep="  ")
         elif arguments.command == "status":
             status = {**program.server(), "last": program.state()}
+            status["datadir_is_mount"] = os.path.ismount(status["datadir"])
             if arguments.snapshots:
                 status.update(snapshots=[], snapshots_error="")
                 try:
