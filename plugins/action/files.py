@@ -58,6 +58,11 @@ class ActionModule(ActionBase):
                 item.pop("src", None)
                 item.pop("vars", None)
 
+        if not items and not (payload["validate"] and payload["validate_always"]):
+            # A list that a role built from its variables may be empty: that is no reason to bother the host.
+            result.update(changed=False, changed_files=[])
+            return result
+
         # One opaque argument: file contents appear neither in an invocation nor in debug output, and
         # travel compressed. The module's own marker stays free of quotes this way, too.
         packed = base64.b64encode(zlib.compress(json.dumps(payload).encode("ascii"), 6)).decode("ascii")

@@ -261,8 +261,9 @@ def _list_attributes(path: str) -> list[str]:
 class Change:
     """One entry compared with the host: what is, what should be, what differs."""
 
-    def __init__(self, item: dict[str, Any], check: bool) -> None:
+    def __init__(self, item: dict[str, Any], check: bool, leaving: frozenset[str] = frozenset()) -> None:
         self.item = item
+        self.leaving = leaving
         self.dest: str = item["dest"]
         self.state: str = item["state"]
         self.secret: bool = item.get("secret", False)
@@ -286,7 +287,7 @@ class Change:
         if self.state == "absent":
             if now.kind == "directory" and not self.item["recursive"]:
                 # A mount point or a directory of another's making must not vanish by a slip.
-                left = sorted(os.listdir(now.path))
+                left = sorted(set(os.listdir(now.path)) - {os.path.basename(path) for path in self.leaving_here()})
                 if left:
                     shown = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
                     raise Refused(
@@ -316,6 +317,10 @@ class Change:
             self.parts.add("owner")
         if now.info.st_gid != self.gid:
             self.parts.add("group")
+
+    def leaving_here(self) -> list[str]:
+        """Return what the same call removes from this directory."""
+        return [path for path in self.leaving if os.path.dirname(path) == self.dest]
 
     def diff(self) -> list[dict[str, str]]:
         """Return the diff as ansible shows it: content, then attributes."""
@@ -469,6 +474,8 @@ class Writer:
 
     def remove(self, change: Change) -> None:
         path = change.now.path
+        if not os.path.lexists(path):  # gone with a directory that an earlier entry removed
+            return
         self.touched.add(os.path.dirname(path))
         if change.now.kind == "directory":
             # Set aside first, deleted when everything else has succeeded.
@@ -580,11 +587,12 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
     current = ""
     writer = Writer()
     names = [item["dest"] for item in request["files"]]
+    leaving = frozenset(item["dest"] for item in request["files"] if item["state"] == "absent")
     try:
         # Look at everything before touching anything.
         for item in request["files"]:
             current = item["dest"]
-            change = Change(item, check)
+            change = Change(item, check, leaving)
             changes.append(change)
             if change.state == "absent":
                 continue
@@ -661,7 +669,13 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
     return result
 
 
+SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+
+
 def _interrupted(signum: int, frame: Any) -> NoReturn:
+    # The second one must not interrupt the way back.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -702,7 +716,7 @@ def main() -> None:
         return
     arguments = json.loads(sent)
     # A lost connection or a terminated run puts everything back as a failed check does.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    for number in SIGNALS:
         signal.signal(number, _interrupted)
     os.umask(0o022)
     request = json.loads(zlib.decompress(binascii.a2b_base64(arguments["payload"])))

@@ -203,6 +203,19 @@ def test_a_full_directory_is_not_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("outer_first", [True, False])
+def test_a_directory_goes_when_all_it_holds_is_listed(tmp_path: Path, outer_first: bool) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/a").write_text("a")
+    entries = [{"dest": f"{tmp_path}/d", "state": "absent"}, {"dest": f"{tmp_path}/d/a", "state": "absent"}]
+    wanted = request(*(entries if outer_first else reversed(entries)))
+    before = snapshot(tmp_path)
+    assert files.apply({**wanted, "validate": ["false"]})["failed"]
+    assert snapshot(tmp_path) == before
+    assert files.apply(wanted)["changed"]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("state", ["file", "link"])
 def test_a_directory_is_never_replaced(tmp_path: Path, state: str) -> None:
     (tmp_path / "d").mkdir()
@@ -497,12 +510,12 @@ def test_errors_of_a_play_name_what_is_wrong(tmp_path: Path) -> None:
         "missing.conf (for /x/b)": task("c", [{"src": "missing.conf", "dest": "/x/b"}]),
         "unknown key modus": task("d", [{"content": "", "dest": "/x/c", "modus": "0644"}]),
         "unknown option file": {"name": "e", "webstack.ha.files": {"file": []}},
-        "files is required": {"name": "f", "webstack.ha.files": {"validate": "true"}},
+        "webstack.ha.files: files is required": {"name": "f", "webstack.ha.files": {"validate": "true"}},
     }
     tasks = [one | {"ignore_errors": True} for one in cases.values()]
-    code, text = play(tmp_path, tasks)
+    code, text = play(tmp_path, [*tasks, task("nothing to do is fine", "{{ [] }}")])
     flat = " ".join(text.split())
     assert code == 0, text
-    assert "ok=6 " in text and "ignored=6" in text
+    assert "ok=7 " in text and "ignored=6" in text
     for message in cases:
         assert message in flat
