@@ -94,6 +94,18 @@ def stopped(host: str, unit: str) -> Iterator[None]:
         on(host, f"systemctl start {unit}")
 
 
+@contextlib.contextmanager
+def tool_replaced(*lines: str) -> Iterator[None]:
+    """A script in the place of mariadb-backup."""
+    fake = "\\n".join(["#!/bin/sh", *lines, ""])
+    on(REPLICA, f"printf '{fake}' > /var/tmp/fake; chmod +x /var/tmp/fake")
+    on(REPLICA, "mount --bind /var/tmp/fake /usr/bin/mariadb-backup")
+    try:
+        yield
+    finally:
+        on(REPLICA, "umount /usr/bin/mariadb-backup")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def notes() -> None:
     sql(PRIMARY, "CREATE TABLE IF NOT EXISTS site.notes (id INT AUTO_INCREMENT PRIMARY KEY, text VARCHAR(200))")
@@ -238,6 +250,7 @@ def failing_run() -> str:
 def test_failed_runs_leave_the_good_backups_alone() -> None:
     before = ids()
     assert before
+    on(REPLICA, "rm -f /run/backup-failed")
     with stopped(REPLICA, "mariadb.service"):
         for _ in range(3):
             assert "the server does not answer" in failing_run()
@@ -255,26 +268,19 @@ def test_failed_runs_leave_the_good_backups_alone() -> None:
         on(REPLICA, "umount /var/backups/webstack/staging")
 
     # A tool that leaves half a backup behind and says that all is well, and one that dies.
-    for ending in ("exit 0", "exit 1"):
-        fake = f"#!/bin/sh\\ntouch /var/backups/webstack/staging/data/half\\necho no space left\\n{ending}\\n"
-        on(REPLICA, f"printf '{fake}' > /run/fake; chmod +x /run/fake; mount --bind /run/fake /usr/bin/mariadb-backup")
-        try:
+    for ending in (0, 1):
+        half = "touch /var/backups/webstack/staging/data/half"
+        with tool_replaced(half, "echo no space left", f"exit {ending}"):
             for _ in range(2):
-                assert "mariadb-backup failed" in failing_run()
-        finally:
-            on(REPLICA, "umount /usr/bin/mariadb-backup")
+                assert f"mariadb-backup failed with {ending}: no space left" in failing_run()
     assert on(REPLICA, "ls /var/backups/webstack/staging").stdout == ""
     assert ids() == before
 
 
 def test_an_interrupted_run_cleans_up_and_frees_the_lock() -> None:
     before = ids()
-    sleeper = "#!/bin/sh\\nexec sleep 60\\n"
-    on(REPLICA, f"printf '{sleeper}' > /run/fake; chmod +x /run/fake; mount --bind /run/fake /usr/bin/mariadb-backup")
-    try:
+    with tool_replaced("exec sleep 60"):
         done = on(REPLICA, "timeout --signal=TERM 3 webstack-backup run", check=False)
-    finally:
-        on(REPLICA, "umount /usr/bin/mariadb-backup")
     assert 'reason="interrupted by SIGTERM"' in done.stdout
     assert on(REPLICA, "pgrep -x sleep; ls /var/backups/webstack/staging", check=False).stdout == ""
     assert ids() == before
