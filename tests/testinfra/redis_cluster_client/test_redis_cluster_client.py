@@ -26,6 +26,8 @@ UNITS = [f"ringc-redis@{port}" for port in (6379, 6380, 6381, 6390)]
 SENTINELS = [f"ringc-sentinel@{port}" for port in (26379, 26380, 26381)]
 # On a crowded machine the container may not run at all for a while: this much is not the cache's doing.
 PATIENCE = 0.1
+# Molecule asks for colours, which come before everything else.
+PLAIN = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
 
 
 def docker(host: str, *command: str, text: str = "", check: bool = True, **environment: str) -> Any:
@@ -151,9 +153,7 @@ def play(playbook: str | pathlib.Path, *arguments: str, **variables: Any) -> sub
     command = ["ansible-playbook", "-i", str(SCENARIO / "inventory.yml"), str(SCENARIO / playbook), *arguments]
     if variables:
         command += ["--extra-vars", json.dumps(variables)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=os.environ | {"ANSIBLE_NOCOLOR": "1"}, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=os.environ | PLAIN, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -167,7 +167,7 @@ def controller(expression: str) -> Any:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
+        env=os.environ | PLAIN | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
