@@ -51,4 +51,4 @@ docs: setup ## regenerate the variable tables
 clean: ## remove every lab, its images, .venv and .cache; stop the engine if it was started here
 	@if [ -x .venv/bin/python ] && docker info >/dev/null 2>&1; then .venv/bin/python tools/lab.py clean; fi
 	@tools/engine.sh down
-	@rm -rf .venv .cache inventories/demo/pki inventories/demo/group_vars/all/secrets.yml
+	@rm -rf .venv .cache inventories/demo/.pki inventories/demo/group_vars/all/secrets.yml

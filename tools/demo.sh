@@ -39,7 +39,7 @@ TEXT
 
 down() {
     if docker info >/dev/null 2>&1; then lab down --lab demo; fi
-    rm -rf "$inventory/pki" "$inventory/group_vars/all/secrets.yml"
+    rm -rf "$inventory/.pki" "$inventory/group_vars/all/secrets.yml"
 }
 
 case ${1:-} in

@@ -37,7 +37,7 @@ def problem(
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if certificate.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
         return f"{key_name} does not belong to {certificate_name}: their public keys differ"
-    moment = now or datetime.datetime.now(datetime.timezone.utc)
+    moment = now or datetime.datetime.now(datetime.UTC)
     if moment > certificate.not_valid_after_utc:
         return f"{certificate_name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
     if moment < certificate.not_valid_before_utc:

@@ -68,7 +68,7 @@ seealso:
 EXAMPLES = r"""
 - name: Issue the database's certificate
   webstack.ha.certificate:
-    directory: "{{ inventory_dir }}/pki"
+    directory: "{{ inventory_dir }}/.pki"
     name: "{{ inventory_hostname }}"
     dns: ["{{ inventory_hostname }}"]
     addresses: ["{{ webstack_address }}"]

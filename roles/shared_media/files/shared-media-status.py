@@ -54,6 +54,9 @@ def look(units: list[str]) -> tuple[dict[str, Any], list[str]]:
         report["units"][unit] = state.strip()
         if state.strip() != "active":
             problems.append(f"{unit} is {state.strip()}")
+    if "shared-media-pull.timer" in units:
+        command = ["systemctl", "show", "--property=Result", "--value", "shared-media-pull.service"]
+        report["last_round"] = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     if "shared-media-syncthing.service" in units and not problems:
         try:
             folder = syncthing("/rest/db/status?folder=media")

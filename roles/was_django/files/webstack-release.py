@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 SERVICE = "apache2.service"
@@ -91,7 +92,7 @@ class Site:
         return os.path.basename(os.readlink(self.link)) if self.link.is_symlink() else None
 
     def finished(self) -> list[str]:
-        """Complete releases, the newest first."""
+        """Complete releases, those that ran or were built last first."""
         markers = self.base.glob(f"releases/*/{MARKER}")
         return [path.parent.name for path in sorted(markers, key=lambda path: path.stat().st_mtime, reverse=True)]
 
@@ -209,6 +210,10 @@ class Site:
             while (fresh := set(self.processes()) - before) == set() or len(self.processes()) < count:
                 if time.monotonic() > deadline:
                     raise Failure(f"Apache did not replace the daemon process {old}")
+                # It looks whether it may end only after a request: an idle one would wait for all of `graceful`.
+                # Several at once, since one alone goes to whoever was quicker, and that may be the same each time.
+                with ThreadPoolExecutor(8) as pool:
+                    list(pool.map(lambda _: self.ask(), range(8)))
                 time.sleep(0.05)
             self.wait(identity, max(fresh))
         return [f"replaced {len(stale)} processes"] if stale else []
@@ -248,6 +253,11 @@ class Site:
             self.point(before)
             self.bring(before)
             raise Failure(f"{failure}; {before} is back") from failure
+        if before != identity:
+            # What ran last is what somebody may want back: it counts as newer than what never ran.
+            for ran in (before, identity):
+                if ran is not None and (self.release(ran) / MARKER).is_file():
+                    os.utime(self.release(ran) / MARKER)
         return done + self.prune()
 
     def prune(self) -> list[str]:
@@ -287,7 +297,8 @@ def main() -> int:
     except Failure as failure:
         print(f"webstack-release: {failure}", file=sys.stderr)
         return 1
-    print("\n".join(done))
+    for line in done:
+        print(line)
     return 0
 
 

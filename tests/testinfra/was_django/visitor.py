@@ -30,18 +30,20 @@ def main() -> None:
             if "file" in step:
                 name, text = step["file"]
                 headers["Content-Type"] = "multipart/form-data; boundary=lab"
-                body = f'--lab\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n{text}\r\n--lab--\r\n'
+                field = f'Content-Disposition: form-data; name="file"; filename="{name}"'
+                body = f"--lab\r\n{field}\r\n\r\n{text}\r\n--lab--\r\n"
             else:
                 headers["Content-Type"] = "application/x-www-form-urlencoded"
                 body = urllib.parse.urlencode(step.get("form", {}))
-        answers.append(ask(step["server"], method, step["path"], body, headers, cookies))
+        answers.append(ask((step["server"], method, step["path"]), body, headers, cookies))
     print(json.dumps({"answers": answers, "cookies": cookies}))
 
 
 def ask(
-    server: str, method: str, path: str, body: str | None, headers: dict[str, str], cookies: dict[str, str]
+    what: tuple[str, str, str], body: str | None, headers: dict[str, str], cookies: dict[str, str]
 ) -> dict[str, Any]:
     started = time.monotonic()
+    server, method, path = what
     connection = http.client.HTTPConnection(server, 8000, timeout=20)
     connection.request(method, path, body, headers)
     response = connection.getresponse()
