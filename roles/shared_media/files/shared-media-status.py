@@ -84,7 +84,9 @@ def main() -> int:
         report, problems = look(options.units)
     print(json.dumps({**report, "problems": problems}, sort_keys=True))
     for unit in options.units if problems else []:
-        subprocess.run(["journalctl", "--no-pager", "-n", "10", "-o", "cat", "-u", unit], stdout=sys.stderr, check=False)
+        subprocess.run(
+            ["journalctl", "--no-pager", "-n", "10", "-o", "cat", "-u", unit], stdout=sys.stderr, check=False
+        )
     return 1 if problems else 0
 
 

@@ -72,7 +72,7 @@ def test_a_new_file_is_on_the_other_host(engine: str) -> None:
     for source, target in (pair, pair[::-1]):
         times = []
         for number in range(3):
-            path = f"album of {source}/{number}.bin".replace(" ", "-")
+            path = f"album-{time.time_ns()}/{number}.bin"
             wanted = upload(source, path, size=10 ** (number + 4))
             times.append(seconds_until(lambda p=path, w=wanted, t=target: digest(t, p) == w, 15, f"{path} on {target}"))
             owner = on(target).file(f"{MEDIA}/{path}")
@@ -85,12 +85,12 @@ def test_a_cut_network_loses_nothing(engine: str) -> None:
     one, two = pair = PAIRS[engine]
     network = "webstack-shared_media"
     address = {"media-mesh2": "10.77.8.12", "media-pull2": "10.77.8.22"}[two]
+    paths = [f"split-{time.time_ns()}/{side}.bin" for side in pair]
     subprocess.run(["docker", "network", "disconnect", network, two], check=True)
     try:
-        sums = {"split/one.bin": upload(one, "split/one.bin"), "split/two.bin": upload(two, "split/two.bin")}
+        sums = {path: upload(name, path) for path, name in zip(paths, pair, strict=True)}
         time.sleep(2)
-        assert digest(two, "split/one.bin") == ""
-        assert digest(one, "split/two.bin") == ""
+        assert digest(two, paths[0]) == digest(one, paths[1]) == ""
     finally:
         subprocess.run(["docker", "network", "connect", "--ip", address, network, two], check=True)
     healed = seconds_until(
@@ -212,7 +212,7 @@ def test_a_run_limited_to_one_host_keeps_the_mesh() -> None:
 
 
 def test_the_engine_can_be_changed() -> None:
-    """Last, since it leaves the pair that pulled with the other engine."""
+    """The pair that pulls gets the other engine, none, and its own again."""
     one, two = PAIRS["rsync"]
     before = upload(one, "before.bin")
     seconds_until(lambda: digest(two, "before.bin") == before, 15, "the file on both hosts")
@@ -226,7 +226,15 @@ def test_the_engine_can_be_changed() -> None:
     seconds_until(lambda: digest(one, "after.bin") == after, 30, "the new file by the new engine")
     assert digest(one, "before.bin") == before
 
-    result = play("--limit", "pull", "-e", "shared_media_engine=none")
+    result = play("--limit", one, "-e", "shared_media_engine=none")
     assert result.returncode == 0, result.stdout
     assert not on(one).service("shared-media-syncthing.service").is_running
     assert digest(one, "after.bin") == after
+
+    result = play("--limit", "pull")
+    assert result.returncode == 0, result.stdout
+    for name in (one, two):
+        assert on(name).service("shared-media-pull.timer").is_running
+        assert not on(name).service("shared-media-syncthing.service").is_running
+    again = upload(one, "again.bin")
+    seconds_until(lambda: digest(two, "again.bin") == again, 15, "the new file by the first engine")

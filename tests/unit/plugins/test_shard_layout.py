@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from hypothesis import given
-from hypothesis import strategies as st
-
 from ansible_collections.webstack.ha.plugins.filter.sentinel_hosts import (
     FilterModule as SentinelFilters,
 )
 from ansible_collections.webstack.ha.plugins.filter.shard_layout import (
     FilterModule as ShardFilters,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 
 shard_layout = ShardFilters().filters()["shard_layout"]
 shard_layout_problems = ShardFilters().filters()["shard_layout_problems"]
@@ -23,10 +22,7 @@ sentinel_hosts = SentinelFilters().filters()["sentinel_hosts"]
 
 
 def variables(hosts: list[str]) -> dict[str, dict[str, Any]]:
-    return {
-        host: {"webstack_address": f"192.0.2.{number}"}
-        for number, host in enumerate(hosts, 1)
-    }
+    return {host: {"webstack_address": f"192.0.2.{number}"} for number, host in enumerate(hosts, 1)}
 
 
 def names(count: int, stem: str = "redis") -> list[str]:
@@ -71,9 +67,7 @@ def test_replica_elsewhere_and_load_even(count: int, port: int) -> None:
         first, second = shard["nodes"]
         assert first["name"] != second["name"]
         assert first["port"] == second["port"] == shard["port"]
-    used = [
-        (node["address"], node["port"]) for shard in shards for node in shard["nodes"]
-    ]
+    used = [(node["address"], node["port"]) for shard in shards for node in shard["nodes"]]
     assert len(used) == len(set(used))
     assert set(Counter(address for address, _port in used).values()) == {2}
     assert len({shard["name"] for shard in shards}) == count
@@ -153,13 +147,9 @@ def test_own_group_wins() -> None:
         ),
     ],
 )
-def test_choice_in_order_of_tiers(
-    groups: dict[str, list[str]], expected: list[str]
-) -> None:
+def test_choice_in_order_of_tiers(groups: dict[str, list[str]], expected: list[str]) -> None:
     hosts = list(dict.fromkeys(host for members in groups.values() for host in members))
-    assert [
-        sentinel["name"] for sentinel in sentinel_hosts(groups, variables(hosts))
-    ] == expected
+    assert [sentinel["name"] for sentinel in sentinel_hosts(groups, variables(hosts))] == expected
 
 
 @pytest.mark.parametrize(
@@ -186,9 +176,7 @@ def test_sentinels_refuse(groups: Any, message: str) -> None:
 
 def a_site() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     hosts = names(3)
-    return shard_layout(hosts, variables(hosts)), sentinel_hosts(
-        {"redis": hosts}, variables(hosts)
-    )
+    return shard_layout(hosts, variables(hosts)), sentinel_hosts({"redis": hosts}, variables(hosts))
 
 
 @given(count=st.integers(3, 20))
@@ -202,18 +190,10 @@ def test_what_the_filters_give_has_no_problem(count: int) -> None:
 
 def test_problems_are_named() -> None:
     shards, sentinels = a_site()
-    assert (
-        "redis9 (redis_shard_node_name) is neither"
-        in shard_layout_problems(shards, sentinels, "redis9")[0]
-    )
+    assert "redis9 (redis_shard_node_name) is neither" in shard_layout_problems(shards, sentinels, "redis9")[0]
     assert "an odd number" in shard_layout_problems(shards, sentinels[:2], "redis1")[0]
-    assert (
-        "redis_shard_shards is empty"
-        in shard_layout_problems([], sentinels, "redis1")[0]
-    )
-    assert "two sentinels have the name redis1" in str(
-        shard_layout_problems(shards, [sentinels[0]] * 3, "redis1")
-    )
+    assert "redis_shard_shards is empty" in shard_layout_problems([], sentinels, "redis1")[0]
+    assert "two sentinels have the name redis1" in str(shard_layout_problems(shards, [sentinels[0]] * 3, "redis1"))
 
     shards[0]["nodes"][1] = {"name": "redis1", "address": "192.0.2.1", "port": 7000}
     found = shard_layout_problems(shards, sentinels, "redis1")
@@ -222,9 +202,7 @@ def test_problems_are_named() -> None:
 
     shards, sentinels = a_site()
     shards[1]["name"] = "s1"
-    assert "two shards named s1" in str(
-        shard_layout_problems(shards, sentinels, "redis1")
-    )
+    assert "two shards named s1" in str(shard_layout_problems(shards, sentinels, "redis1"))
     shards[1] = {**shards[1], "name": "a b", "nodes": []}
     found = shard_layout_problems(shards, sentinels, "redis1")
     assert "letters, digits" in str(found)
