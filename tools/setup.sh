@@ -13,7 +13,9 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
 stamp=.venv/.requirements
 if ! cmp -s requirements.txt "$stamp"; then
     if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-        [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || die "Python's venv is missing: apt-get install python3-venv"
+        if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+            die "Python's venv is missing: apt-get install python3-venv"
+        fi
         say "installing python3-venv"
         apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y python3-venv >/dev/null
     fi
