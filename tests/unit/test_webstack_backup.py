@@ -153,9 +153,7 @@ def test_choose() -> None:
 @given(st.dictionaries(st.sampled_from(["hourly", "daily", "weekly", "monthly"]), st.integers(0, 50)))
 def test_retention_always_keeps_the_newest(numbers: dict[str, int]) -> None:
     words = backup.retention_arguments(numbers)
-    pairs = (
-        dict(itertools.batched(words, 2)) if sys.version_info >= (3, 12) else dict(zip(*[iter(words)] * 2, strict=True))
-    )
+    pairs = dict(zip(words[::2], words[1::2], strict=True))
     assert pairs.pop("--keep-last") == "1"
     assert pairs == {f"--keep-{word}": str(number) for word, number in numbers.items() if number}
 
