@@ -194,7 +194,7 @@ def issue(ca: Pair, name: str, wanted: frozenset[str], days: int, moment: dateti
     key = ec.generate_private_key(ec.SECP256R1())
     sans: list[Any] = []
     for san in sorted(wanted):
-        kind, _, value = san.partition(":")
+        kind, value = san.split(":", 1)
         sans.append(x509.DNSName(value) if kind == "DNS" else x509.IPAddress(ipaddress.ip_address(value)))
     usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
     end = min(moment + datetime.timedelta(days=days), _end(ca.certificate))

@@ -68,14 +68,14 @@ class Ring:
 
     def __init__(self, nodes: Mapping[str, int] | Iterable[tuple[str, int]], points: int = DEFAULT_POINTS) -> None:
         """Build the ring; ValueError says what is wrong with the nodes or the points."""
-        if type(points) is bool or not isinstance(points, int) or points < 4 or points % 4:
+        if isinstance(points, bool) or not isinstance(points, int) or points < 4 or points % 4:
             raise ValueError(f"points must be a positive multiple of 4, not {points!r}")
         encoded: dict[bytes, tuple[str, int]] = {}
         for name, weight in nodes.items() if isinstance(nodes, Mapping) else nodes:
             raw = _encode_name(name)
             if raw in encoded:
                 raise ValueError(f"shard {name!r} is named twice")
-            if type(weight) is bool or not isinstance(weight, int) or weight < 1:
+            if isinstance(weight, bool) or not isinstance(weight, int) or weight < 1:
                 raise ValueError(f"the weight of shard {name!r} must be an integer of at least 1, not {weight!r}")
             encoded[raw] = (str(name), int(weight))
         if not encoded:

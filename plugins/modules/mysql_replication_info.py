@@ -1,5 +1,5 @@
 #!/usr/bin/python
-# Copyright: (c) 2026, webstack.ha contributors
+# Copyright: (c) 2026, webstack.ha maintainers (@webstack-ha)
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 
 DOCUMENTATION = r"""
@@ -15,7 +15,7 @@ options:
     type: path
     default: /usr/local/sbin/webstack-db
 author:
-  - webstack.ha contributors
+  - webstack.ha maintainers (@webstack-ha)
 attributes:
   check_mode:
     description: Reads only.
