@@ -56,14 +56,24 @@ def whoami(server: str, **more: Any) -> Answer:
     return seen
 
 
-def play(playbook: pathlib.Path = SCENARIO / "converge.yml", *options: str, **variables: Any) -> tuple[int, str]:
-    """Run the scenario's playbook once more, with other inputs."""
-    command = ["ansible-playbook", "-i", str(SCENARIO / "inventory.yml"), str(playbook), *options]
-    command += ["--extra-vars", json.dumps(variables)]
+def ansible(*arguments: str) -> tuple[int, str]:
+    """Run a playbook as a user would, without what molecule sets for its own runs."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PY_COLORS"))}
     done = subprocess.run(
-        command, capture_output=True, check=False, text=True, cwd=ROOT, env=os.environ | {"ANSIBLE_NOCOLOR": "1"}
+        ["ansible-playbook", *arguments],
+        capture_output=True,
+        check=False,
+        text=True,
+        cwd=ROOT,
+        env=environment | {"ANSIBLE_NOCOLOR": "1"},
     )
     return done.returncode, re.sub(r"\s+", " ", done.stdout + done.stderr)
+
+
+def play(*options: str, **variables: Any) -> tuple[int, str]:
+    """Run the scenario's playbook once more, with other inputs."""
+    inventory, playbook = str(SCENARIO / "inventory.yml"), str(SCENARIO / "converge.yml")
+    return ansible("-i", inventory, playbook, *options, "--extra-vars", json.dumps(variables))
 
 
 def statement(sql: str) -> str:
@@ -320,22 +330,20 @@ def test_a_new_release_costs_no_request_and_the_old_one_comes_back(changed_sourc
 
 
 def test_a_release_that_does_not_load_is_taken_back(changed_source: pathlib.Path) -> None:
-    before = {name: status(name)["current"] for name in SERVERS}
+    before = status("django-was1")["current"]
     (changed_source / "demo_site/wsgi.py").write_text("raise RuntimeError('this release does not load')\n")
-    code, text = play(was_django_source={"path": str(changed_source)})
+    code, text = play("--limit=django-was1", was_django_source={"path": str(changed_source)})
     assert code != 0
-    assert "is back" in text, text
-    for name, server in SERVERS.items():
-        assert status(name)["running"] == before[name]
-        assert not status(name)["stale"]
-        assert {get(server, "/-/health")["status"] for _ in range(10)} == {200}
-        assert whoami(server)["release"] == before[name]
+    assert f"{before} is back" in text, text
+    after = status("django-was1")
+    assert (after["running"], after["current"], after["stale"]) == (before, before, False)
+    assert {get(ONE, "/-/health")["status"] for _ in range(10)} == {200}
 
 
 def test_a_broken_project_never_gets_near_the_servers(changed_source: pathlib.Path) -> None:
     before = on("django-was1", "pgrep", "-f", "wsgi:board")
     (changed_source / "demo_site/urls.py").write_text("this is no Python\n")
-    code, text = play(SCENARIO / "converge.yml", "--limit=django-was1", was_django_source={"path": str(changed_source)})
+    code, text = play("--limit=django-was1", was_django_source={"path": str(changed_source)})
     assert code != 0
     assert "Let Django check the project" in text
     assert on("django-was1", "pgrep", "-f", "wsgi:board") == before
@@ -378,7 +386,7 @@ def test_nothing_is_left_to_change_and_few_releases_are_kept() -> None:
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_by_name(variables: Answer, words: list[str]) -> None:
-    code, text = play(SCENARIO / "converge.yml", "--check", "--limit=django-was1", **variables)
+    code, text = play("--check", "--limit=django-was1", **variables)
     assert code != 0
     for word in words:
         assert word in text, text
@@ -390,8 +398,7 @@ def test_what_is_required_is_asked_for(tmp_path: pathlib.Path) -> None:
     playbook.write_text(
         "- hosts: localhost\n  gather_facts: false\n  connection: local\n  roles: [webstack.ha.was_django]\n"
     )
-    command = ["ansible-playbook", "-i", "localhost,", str(playbook), "--check"]
-    done = subprocess.run(command, capture_output=True, check=False, text=True, cwd=ROOT)
-    assert done.returncode != 0
+    code, text = ansible("-i", "localhost,", str(playbook), "--check")
+    assert code != 0
     for name in ("was_django_secret_key", "was_django_settings_module", "was_django_source"):
-        assert name in done.stdout
+        assert name in text
