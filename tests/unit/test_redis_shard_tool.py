@@ -93,5 +93,11 @@ def test_what_left_the_list_is_forgotten() -> None:
     assert not any("192.0.2.9" in line or "gone" in line for line in lines)
 
 
-def test_a_master_that_left_the_list_is_replaced_by_the_first_node() -> None:
-    assert f"sentinel monitor s1 {ONE} 6379 2" in merged(dynamic("192.0.2.9", ONE, 5))
+def test_a_master_that_left_the_list_stays_until_its_replica_took_over() -> None:
+    lines = merged(dynamic("192.0.2.9", TWO, 5))
+    assert "sentinel monitor s1 192.0.2.9 6379 2" in lines
+    assert f"sentinel known-replica s1 {TWO} 6379" in lines
+
+
+def test_a_shard_that_moved_as_a_whole_starts_at_its_first_node() -> None:
+    assert f"sentinel monitor s1 {ONE} 6379 2" in merged(dynamic("192.0.2.8", "192.0.2.9", 5))

@@ -34,6 +34,7 @@ SENTINEL_FILE = STATE / "sentinel.conf"
 RUN = pathlib.Path("/run")
 UNITS = pathlib.Path("/etc/systemd/system")
 SENTINEL_UNIT = "redis-sentinel.service"
+LEARNED = ("config-epoch", "leader-epoch", "known-replica", "known-sentinel")
 MARK = "# Written by the role redis_shard"
 # Seconds. Connections stay inside one network; a dead host must not hold up a start.
 CONNECT = 0.5
@@ -350,11 +351,19 @@ def learned(text: str) -> dict[str, dict[str, Any]]:
         shard = found.setdefault(words[2], {"lines": []})
         if words[1] == "monitor" and len(words) >= 5:
             shard["master"] = {"address": words[3], "port": int(words[4])}
-        elif words[1] in ("config-epoch", "leader-epoch", "known-replica", "known-sentinel"):
+        elif len(words) > (4 if words[1].startswith("known-") else 3) and words[1] in LEARNED:
             shard["lines"].append(words)
             if words[1] == "config-epoch":
                 shard["epoch"] = int(words[3])
     return found
+
+
+def replicas_of(memory: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"address": words[3], "port": words[4]} for words in memory.get("lines", []) if words[1] == "known-replica"]
+
+
+def listed(nodes: list[dict[str, Any]], wanted: dict[str, Any]) -> bool:
+    return any(same(wanted, node) for node in nodes)
 
 
 def merge(static: str, dynamic: str, site: Site, views: dict[str, tuple[dict[str, Any], int]]) -> str:
@@ -377,7 +386,8 @@ def merge(static: str, dynamic: str, site: Site, views: dict[str, tuple[dict[str
         master, epoch = memory.get("master"), memory.get("epoch", 0)
         if name in views and (master is None or views[name][1] > epoch):
             master, epoch = views[name]
-        if master is None or not any(same(master, node) for node in nodes):
+        if master is None or not (listed(nodes, master) or any(listed(nodes, item) for item in replicas_of(memory))):
+            # A master that left the list stays until a listed replica has taken over from it.
             master = nodes[0]
         masters[name] = master
         lines.append(f"sentinel monitor {name} {master['address']} {master['port']} {quorum}")
@@ -385,20 +395,15 @@ def merge(static: str, dynamic: str, site: Site, views: dict[str, tuple[dict[str
             lines.append(f"sentinel config-epoch {name} {epoch}")
     for name, master in masters.items():
         memory = known.get(name, {"lines": []})
-        replicas = [memory["master"]] if "master" in memory else []
+        replicas = replicas_of(memory) + ([memory["master"]] if "master" in memory else [])
         for words in memory["lines"]:
-            target = {"address": words[3], "port": words[4]} if len(words) > 4 else None
-            if words[1] == "leader-epoch":
-                lines.append(" ".join(words))
-            elif target is None:
-                continue
-            elif words[1] == "known-replica":
-                replicas.append(target)
-            elif words[1] == "known-sentinel" and any(same(target, sentinel) for sentinel in site.sentinels):
+            if words[1] == "leader-epoch" or (
+                words[1] == "known-sentinel" and listed(site.sentinels, {"address": words[3], "port": words[4]})
+            ):
                 lines.append(" ".join(words))
         # Never the master itself, as an old file would have it: Sentinel would make it a replica of itself.
         for node in site.shards[name]["nodes"]:
-            if not same(node, master) and any(same(node, replica) for replica in replicas):
+            if not same(node, master) and listed(replicas, node):
                 lines.append(f"sentinel known-replica {name} {node['address']} {node['port']}")
     # Sentinel's identity and vote survive, else the others count it twice.
     lines += [
@@ -526,17 +531,21 @@ def status(site: Site) -> int:
 
 
 def failover(site: Site, name: str) -> None:
-    """Hand over while both live, without losing a write.
-
-    Sentinel alone leaves the old master writable for some ten seconds after it promoted the replica; what clients
-    write there is lost. So writes wait, the replica catches up, it is promoted, and this host follows at once.
-    """
     node = site.own(name)
     if node is None:
         raise Failure(f"{site.me} is not a node of shard {name}")
     if role_of(node, site.password)["role"] != "master":
         print(f"{name}: {site.me} is not the master, nothing to hand over")
         return
+    hand_over(site, name, node)
+
+
+def hand_over(site: Site, name: str, node: dict[str, Any]) -> None:
+    """Hand over while both live, without losing a write.
+
+    Sentinel alone leaves the old master writable for some ten seconds after it promoted the replica; what clients
+    write there is lost. So writes wait, the replica catches up, it is promoted, and this host follows at once.
+    """
     view = View(site, name)
     witness = view.witness
     if witness is None:
@@ -602,33 +611,25 @@ def restart(site: Site, name: str) -> None:
 
 
 def retire(site: Site, name: str) -> None:
-    """Remove an instance whose shard has moved to other hosts; a master hands over first."""
+    """Remove an instance whose shard has moved to other hosts; a master hands over to a listed node first."""
+    file = CONFIGURATION / f"redis-{name}.conf"
     if name in site.shards and active(unit(name)):
-        settings = (CONFIGURATION / f"redis-{name}.conf").read_text().splitlines()
-        port = next((line.split()[1] for line in settings if line.startswith("port ")), "0")
-        here = {"address": "127.0.0.1", "port": int(port)}
+        settings = dict(line.split(maxsplit=1) for line in file.read_text().splitlines() if " " in line)
+        here = {"address": settings["bind"].split()[0], "port": int(settings["port"])}
         nodes = site.shards[name]["nodes"]
 
         def heir() -> bool:
-            state = role_of(here, site.password)
-            return state["role"] != "master" or any(same(r, node) for r in state["replicas"] for node in nodes)
-
-        def follower() -> bool:
-            return role_of(here, site.password)["role"] != "master"
+            return any(listed(nodes, replica) for replica in role_of(here, site.password)["replicas"])
 
         try:
-            if not wait(heir, 30):
-                raise Failure(f"shard {name} is master on {site.me}, has left its list, and no new node follows it yet")
-            if not follower():
-                witness = View(site, name).witness
-                if witness is not None:
-                    ask(witness, site.password, "SENTINEL", "FAILOVER", name)
-                if not wait(follower, PATIENCE):
-                    raise Failure(f"shard {name}: the master did not move away from {site.me}")
-        except (Unreachable, Denied):
-            pass
+            if role_of(here, site.password)["role"] == "master" and View(site, name).is_master(here):
+                if not wait(heir, 30):
+                    raise Failure(f"shard {name}: {site.me} left its list as the master, and no listed node follows it")
+                hand_over(site, name, here)
+        except (Unreachable, Denied) as error:
+            print(f"{name}: nothing to hand over, {error}")
     systemctl("stop", unit(name))
-    (CONFIGURATION / f"redis-{name}.conf").unlink(missing_ok=True)
+    file.unlink(missing_ok=True)
     shutil.rmtree(UNITS / f"redis-server@{name}.service.d", ignore_errors=True)
     shutil.rmtree(STATE / name, ignore_errors=True)
     systemctl("daemon-reload")
