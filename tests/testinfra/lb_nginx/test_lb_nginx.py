@@ -102,8 +102,8 @@ def workers() -> set[str]:
     return set(on("nginx-lb1", "pgrep -f 'nginx: worker process$' || true").split())
 
 
-@pytest.fixture(autouse=True)
-def servers_run() -> Iterator[None]:
+@pytest.fixture
+def servers_return() -> Iterator[None]:
     yield
     for name in SERVERS:
         on(name, "systemctl kill --signal=CONT backend; systemctl start backend")
@@ -238,11 +238,11 @@ def test_both_servers_are_used() -> None:
 
 FAULTS = {
     "killed": "systemctl kill --signal=KILL backend",
-    "stopped": "systemctl stop backend",
     "frozen": "systemctl kill --signal=STOP backend",
 }
 
 
+@pytest.mark.usefixtures("servers_return")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_reads_survive_a_server_and_no_write_is_executed_twice(fault: str) -> None:
     with ThreadPoolExecutor(2) as pool:
@@ -294,6 +294,7 @@ def test_reads_survive_a_server_and_no_write_is_executed_twice(fault: str) -> No
     assert failed <= 4
 
 
+@pytest.mark.usefixtures("servers_return")
 def test_a_page_that_fails_everywhere_does_not_take_the_others_down() -> None:
     """A 503 from each server marks them all as failed: all down means all up."""
     numbers = [f"open-{n}" for n in range(6)]
@@ -400,6 +401,7 @@ def test_vary_is_heard() -> None:
     ) == ("de", "en")
 
 
+@pytest.mark.usefixtures("servers_return")
 def test_a_stale_page_is_better_than_none() -> None:
     target = f"/stale?run={time.time()}&Cache-Control=" + quote("max-age=1")
     assert get(target)["headers"]["x-cache"] == "MISS"
