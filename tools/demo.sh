@@ -21,7 +21,7 @@ up() {
 The site is up.
 
   open           https://demo.localhost:$port/    (the certificate is the demo's own: accept it)
-                 https://10.77.0.100/             (the virtual address, on Linux)
+  or, on Linux   curl -k --resolve www.demo.test:443:10.77.0.100 https://www.demo.test/whoami
 
   look           which balancer, application server, shard and database answered; log in, count, write a
                  note, upload a file; reload and watch the servers take turns
