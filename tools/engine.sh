@@ -37,11 +37,19 @@ install() {
     apt-get -qq install -y --no-install-recommends docker.io iptables >/dev/null
 }
 
+# After a crash a process id in a file may be that of another program by now, and dockerd would wait for it.
+forget() {
+    [ -s "$1" ] || return 0
+    [ "$(cat "/proc/$(cat "$1")/comm" 2>/dev/null)" = "$2" ] || rm -f "$1"
+}
+
 start() {
     if [ -d /run/systemd/system ]; then
         systemctl start docker
     else
         mkdir -p "$state"
+        forget "$pidfile" dockerd
+        forget /var/run/docker/containerd/containerd.pid containerd
         # On a cgroup-v1 or hybrid machine systemd in containers needs a v2 view: the engine gets one of its own.
         if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
             setsid dockerd --pidfile "$pidfile" >"$log" 2>&1 </dev/null &
