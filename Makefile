@@ -1,7 +1,6 @@
 # The front door. `make` alone lists what there is.
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
-PLAYBOOK := .venv/bin/ansible-playbook -i inventories/demo
 
 .PHONY: help
 help: ## this list

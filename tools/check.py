@@ -23,7 +23,6 @@ from xml.etree import ElementTree
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
 LOGS = ROOT / ".cache/check"
-COLLECTION = ROOT / ".cache/collections/ansible_collections/webstack/ha"
 
 
 @dataclass
@@ -33,7 +32,6 @@ class Check:
     name: str
     command: list[str]
     junit: pathlib.Path | None = None
-    cwd: pathlib.Path = ROOT
 
 
 @dataclass
@@ -131,8 +129,6 @@ def stage(name: str) -> list[Check]:
         ]
     if word == "molecule":
         return [check for scenario in ([part] if part else scenarios()) for check in molecule(scenario)]
-    if word == "bench":
-        return [Check("bench", ["bash", "tests/bench/short.sh"])]
     raise SystemExit(f"check: no stage {name!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")
 
 
@@ -167,7 +163,7 @@ def run(check: Check, result: Result) -> bool:
     with log.open("wb") as out:
         process = subprocess.Popen(
             check.command,
-            cwd=check.cwd,
+            cwd=ROOT,
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=out,
