@@ -164,7 +164,7 @@ PROBE = ("--seconds", "10", "--interval", "0.05", "--by", "server")
 
 def report_line(name: str, report: dict) -> None:
     keys = ("requests", "failed", "longest_outage_ms", "p99_ms", "statuses")
-    print(f"\nkilled {name}: " + ", ".join(f"{key} {report[key]}" for key in keys))
+    print(f"figure: killed {name}: " + ", ".join(f"{key} {report[key]}" for key in keys))
 
 
 def whole() -> bool:
@@ -347,4 +347,4 @@ def test_table_dropped_and_restored(visitor: Visitor) -> None:
         lambda: visitor.post("/notes/", "text=after the restore")[0] == 302,
         30,
     )
-    print(f"\nrestored {rows} rows, checksum {checksum.split()[-1]} on both servers")
+    print(f"figure: restored {rows} rows, checksum {checksum.split()[-1]} on both servers")
