@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -17,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from rerun import play
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PRIMARY, REPLICA = "backup-db1", "backup-db2"
@@ -51,23 +51,8 @@ def back_up(options: str = "", host: str = REPLICA) -> dict[str, str]:
     return dict(part.split("=", 1) for part in lines[0].split()[2:])
 
 
-def play(book: str, *extra: str) -> subprocess.CompletedProcess[str]:
-    assert os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY"), "run by molecule: CA and passwords are in its folder"
-    environment = {
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
-        "ANSIBLE_HOME": str(ROOT / ".cache/ansible"),
-        **os.environ,
-        "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_FORCE_COLOR": "0",
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    }
-    inventory = ROOT / "molecule/backup_slave/inventory.yml"
-    command = ["ansible-playbook", "-i", str(inventory), *extra, str(ROOT / book)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-
-
 def role(*extra: str) -> subprocess.CompletedProcess[str]:
-    return play("molecule/backup_slave/converge.yml", "--tags=backup_slave", *extra)
+    return play("backup_slave", "--tags=backup_slave", *extra)
 
 
 def message(done: subprocess.CompletedProcess[str]) -> str:
@@ -206,7 +191,7 @@ def test_the_repository_is_unreadable_without_the_password() -> None:
 
 def test_the_playbook_takes_one_backup_on_the_replica() -> None:
     before = ids()
-    done = play("playbooks/backup.yml")
+    done = play("backup_slave", book="playbooks/backup.yml")
     assert done.returncode == 0, done.stdout + done.stderr
     (new,) = ids() - before
     assert done.stdout.count("webstack-backup:") == 1
@@ -217,7 +202,7 @@ def test_the_playbook_names_who_holds_the_lock() -> None:
     hold = "import fcntl,time; f=open('/run/lock/webstack-backup.lock','r+'); fcntl.flock(f,2); time.sleep(600)"
     on(REPLICA, f'systemd-run --quiet --unit=holder --collect python3 -c "{hold}"')
     try:
-        done = play("playbooks/backup.yml")
+        done = play("backup_slave", book="playbooks/backup.yml")
     finally:
         on(REPLICA, "systemctl stop holder")
     assert done.returncode != 0
@@ -228,7 +213,7 @@ def test_the_playbook_refuses_when_no_replica_runs() -> None:
     before = ids()
     sql(REPLICA, "STOP SLAVE SQL_THREAD")
     try:
-        done = play("playbooks/backup.yml")
+        done = play("backup_slave", book="playbooks/backup.yml")
     finally:
         sql(REPLICA, "START SLAVE")
     assert done.returncode != 0
@@ -336,13 +321,13 @@ def test_a_backup_gives_a_data_directory_to_look_into() -> None:
 
 def test_restore_refuses_without_confirmation_or_backup() -> None:
     before = sql(PRIMARY, "SELECT @@gtid_current_pos, @@datadir")
-    done = play("playbooks/restore.yml")
+    done = play("backup_slave", book="playbooks/restore.yml")
     assert done.returncode != 0
     said = message(done)
     assert "the data of backup-db1 (/var/lib/mysql," in said
     assert "backup-db2 is seeded again" in said
     assert "Nothing was done: backup_slave_restore_confirm=true confirms it." in said
-    done = play("playbooks/restore.yml", "-e", "backup_slave_restore_snapshot=00000000")
+    done = play("backup_slave", "-e", "backup_slave_restore_snapshot=00000000", book="playbooks/restore.yml")
     assert done.returncode != 0
     assert "no database host has the backup 00000000 (backup_slave_restore_snapshot)" in message(done)
     assert sql(PRIMARY, "SELECT @@gtid_current_pos, @@datadir") == before
@@ -359,8 +344,8 @@ def test_backup_drop_restore_compare() -> None:
 
     started = time.monotonic()
     done = play(
-        "playbooks/restore.yml",
-        "-e", "backup_slave_restore_snapshot=latest", "-e", "backup_slave_restore_confirm=true",
+        "backup_slave", "-e", "backup_slave_restore_snapshot=latest", "-e", "backup_slave_restore_confirm=true",
+        book="playbooks/restore.yml",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     print(f"restored in {time.monotonic() - started:.1f} s")

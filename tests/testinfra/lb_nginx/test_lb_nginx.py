@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import pathlib
 import subprocess
 import time
@@ -17,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from rerun import play
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HERE = pathlib.Path(__file__).resolve().parent
@@ -70,28 +70,6 @@ def probe(*arguments: str) -> Answer:
     header = f"Host: {NAME}"
     result: Answer = program(ROOT / "tests/lab/probe.py", *arguments, "--header", header)
     return result
-
-
-def play(**variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run the scenario's playbook once more, with other inputs."""
-    # The project's own settings instead of molecule's, whose output is coloured and wrapped.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PY_COLORS"))}
-    command = [
-        "ansible-playbook",
-        "-i",
-        str(SCENARIO / "inventory.yml"),
-        str(SCENARIO / "converge.yml"),
-    ]
-    if variables:
-        command += ["--extra-vars", json.dumps(variables)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        check=False,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-    )
 
 
 def generation() -> str:
@@ -419,7 +397,7 @@ def test_a_stale_page_is_better_than_none() -> None:
 def test_a_refused_configuration_leaves_the_good_one() -> None:
     before = on("nginx-lb1", "cat /etc/nginx/nginx.conf /etc/nginx/conf.d/*.conf | sha256sum")
     running, processes = generation(), workers()
-    done = play(lb_nginx_extra_site_config="no_such_directive on;", lb_nginx_hsts_seconds=77)
+    done = play("lb_nginx", lb_nginx_extra_site_config="no_such_directive on;", lb_nginx_hsts_seconds=77)
     assert done.returncode != 0
     assert "no_such_directive" in done.stdout, done.stdout
     assert (
@@ -447,7 +425,7 @@ def test_a_reload_keeps_running_requests_and_a_lost_one_is_made_up_for() -> None
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(get, "/slow?sleep=1.9&Cache-Control=no-store", timeout=30)
         master = on("nginx-lb1", "cat /run/nginx.pid")
-        done = play()
+        done = play("lb_nginx")
         assert done.returncode == 0, done.stdout
         assert slow.result()["status"] == 200
     assert "changed=1" in done.stdout, done.stdout
@@ -494,16 +472,16 @@ def test_own_certificates_are_checked_then_served(tmp_path: pathlib.Path) -> Non
         "lb_nginx_tls_mode": "files",
         "lb_nginx_tls_certificate_file": certificate,
     }
-    refused = play(**settings, lb_nginx_tls_key_file=other_key)
+    refused = play("lb_nginx", **settings, lb_nginx_tls_key_file=other_key)
     assert refused.returncode != 0
     assert "nginx-lb1: lb_nginx_tls_key_file does not belong to lb_nginx_tls_certificate_file" in refused.stdout
     assert "changed=0" in refused.stdout, "refused before anything was written"
-    served = play(**settings, lb_nginx_tls_key_file=key)
+    served = play("lb_nginx", **settings, lb_nginx_tls_key_file=key)
     assert served.returncode == 0, served.stdout
     assert get()["certificate"].split() == pathlib.Path(certificate).read_text().split()
     assert on("nginx-lb1", "stat -c '%U %a' /etc/nginx/webstack/site.key") == "root 600\n"
     assert "PRIVATE KEY" not in served.stdout
-    assert play().returncode == 0
+    assert play("lb_nginx").returncode == 0
 
 
 @pytest.mark.parametrize(
@@ -525,7 +503,7 @@ def test_own_certificates_are_checked_then_served(tmp_path: pathlib.Path) -> Non
     ids=["values", "spec"],
 )
 def test_bad_input_is_refused_by_name(variables: Answer, messages: list[str]) -> None:
-    done = play(**variables)
+    done = play("lb_nginx", **variables)
     assert done.returncode != 0
     for message in messages:
         assert message in " ".join(done.stdout.split()), done.stdout

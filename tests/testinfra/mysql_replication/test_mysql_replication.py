@@ -7,7 +7,6 @@ working pair behind. Figures are printed with `pytest -s`.
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from rerun import play
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 DB1, DB2 = "mysql-db1", "mysql-db2"
@@ -90,24 +90,8 @@ def is_pair(primary: str, replica: str) -> bool:
     )
 
 
-def play(book: str, *extra: str) -> subprocess.CompletedProcess[str]:
-    ephemeral = os.environ.get("MOLECULE_EPHEMERAL_DIRECTORY")
-    assert ephemeral, "run by molecule: the CA is in its folder"
-    environment = {
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"),
-        "ANSIBLE_HOME": str(ROOT / ".cache/ansible"),
-        **os.environ,
-        "ANSIBLE_NOCOLOR": "1",
-        "ANSIBLE_FORCE_COLOR": "0",
-        "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
-    }
-    inventory = ROOT / "molecule/mysql_replication/inventory.yml"
-    command = ["ansible-playbook", "-i", str(inventory), *extra, str(ROOT / book)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
-
-
 def converge(*extra: str) -> subprocess.CompletedProcess[str]:
-    return play("molecule/mysql_replication/converge.yml", *extra)
+    return play("mysql_replication", *extra)
 
 
 def count_changed(result: subprocess.CompletedProcess[str]) -> int:
@@ -354,7 +338,9 @@ def test_a_replica_on_its_own_is_not_overwritten_unasked() -> None:
 def test_seeding_from_a_primary_that_is_written_to() -> None:
     before = len(notes(DB1))
     with Writer("seed") as writer:
-        result = play("playbooks/reseed.yml", "-e", f"host={DB2}", "-e", "mysql_replication_reseed=true")
+        result = play(
+            "mysql_replication", "-e", f"host={DB2}", "-e", "mysql_replication_reseed=true", book="playbooks/reseed.yml"
+        )
     assert result.returncode == 0, result.stdout
     assert len(writer.written) > 5
     until(lambda: is_pair(DB1, DB2), 10)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import testinfra
+from rerun import assert_refused, play
 
 SCENARIO = pathlib.Path(__file__).resolve().parents[3] / "molecule/shared_media"
 MEDIA = "/srv/site/media"
@@ -42,17 +42,6 @@ def seconds_until(condition: Callable[[], bool], limit: float, what: str) -> flo
             pytest.fail(f"not within {limit} s: {what}\n" + "\n".join(journals))
         time.sleep(0.05)
     return time.monotonic() - start
-
-
-def play(*arguments: str, playbook: pathlib.Path = SCENARIO / "converge.yml") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["ansible-playbook", "-i", SCENARIO / "inventory.yml", playbook, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=SCENARIO.parents[1],
-        env={**os.environ, "ANSIBLE_CALLBACK_RESULT_FORMAT": "json"},
-    )
 
 
 def linked(pair: tuple[str, str]) -> bool:
@@ -175,38 +164,11 @@ REFUSALS: list[tuple[dict[str, str], str]] = [
 
 
 def test_refusals(tmp_path: pathlib.Path) -> None:
-    """All of them in one run of Ansible: each case ends in its rescue, with a message that names what is wrong."""
-    tasks = [
-        {
-            "name": f"Case {number}",
-            "block": [
-                {
-                    "name": "Run the role",
-                    "ansible.builtin.include_role": {"name": "webstack.ha.shared_media"},
-                    "vars": variables,
-                }
-            ],
-            "rescue": [
-                {
-                    "name": "Show the refusal",
-                    "ansible.builtin.debug": {"msg": f"case {number}: {{{{ ansible_failed_result | to_json }}}}"},
-                }
-            ],
-        }
-        for number, (variables, _message) in enumerate(REFUSALS)
-    ]
-    book = tmp_path / "refusals.yml"
-    book.write_text(json.dumps([{"hosts": "media-mesh1", "gather_facts": False, "tasks": tasks}]))
-    result = play(playbook=book)
-    assert "changed=0" in result.stdout, result.stdout
-    assert f"rescued={len(REFUSALS)}" in result.stdout, result.stdout
-    for number, (_variables, message) in enumerate(REFUSALS):
-        said = next(line for line in result.stdout.splitlines() if f"case {number}:" in line)
-        assert message in said, said
+    assert_refused("shared_media", "media-mesh1", REFUSALS, tmp_path)
 
 
 def test_a_run_limited_to_one_host_keeps_the_mesh() -> None:
-    result = play("--limit", "media-mesh1")
+    result = play("shared_media", "--limit", "media-mesh1")
     assert result.returncode == 0, result.stdout
     assert "changed=0" in result.stdout, result.stdout
 
@@ -216,7 +178,7 @@ def test_the_engine_can_be_changed() -> None:
     one, two = PAIRS["rsync"]
     before = upload(one, "before.bin")
     seconds_until(lambda: digest(two, "before.bin") == before, 15, "the file on both hosts")
-    result = play("--limit", "pull", "-e", "shared_media_engine=syncthing")
+    result = play("shared_media", "--limit", "pull", "-e", "shared_media_engine=syncthing")
     assert result.returncode == 0, result.stdout
     for name in (one, two):
         assert not on(name).service("shared-media-rsyncd.service").is_running
@@ -226,12 +188,12 @@ def test_the_engine_can_be_changed() -> None:
     seconds_until(lambda: digest(one, "after.bin") == after, 30, "the new file by the new engine")
     assert digest(one, "before.bin") == before
 
-    result = play("--limit", one, "-e", "shared_media_engine=none")
+    result = play("shared_media", "--limit", one, "-e", "shared_media_engine=none")
     assert result.returncode == 0, result.stdout
     assert not on(one).service("shared-media-syncthing.service").is_running
     assert digest(one, "after.bin") == after
 
-    result = play("--limit", "pull")
+    result = play("shared_media", "--limit", "pull")
     assert result.returncode == 0, result.stdout
     for name in (one, two):
         assert on(name).service("shared-media-pull.timer").is_running

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import subprocess
 import time
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pytest
+from rerun import play
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCENARIO = ROOT / "molecule/vip_failover"
@@ -97,27 +97,6 @@ def watch(act: Callable[[], None], seconds: float, interval: float = 0.01, befor
 def tell(what: str, seen: Seen) -> None:
     print(
         f"figure: {what}: {seen['failed']} of {seen['requests']} requests failed, outage {seen['longest_outage_ms']} ms"
-    )
-
-
-def play(**variables: Any) -> subprocess.CompletedProcess[str]:
-    # The project's own settings instead of molecule's, whose output is coloured and wrapped.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PY_COLORS"))}
-    command = [
-        "ansible-playbook",
-        "-i",
-        str(SCENARIO / "inventory.yml"),
-        str(SCENARIO / "converge.yml"),
-    ]
-    if variables:
-        command += ["--extra-vars", json.dumps(variables)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        check=False,
-        text=True,
-        cwd=ROOT,
-        env=environment,
     )
 
 
@@ -250,7 +229,7 @@ class TestKeepalived:
         pid = on(owner, "systemctl show --property=MainPID --value keepalived")
         with ThreadPoolExecutor(1) as pool:
             running = pool.submit(watch, lambda: None, 6, 0.02)
-            done = play()
+            done = play("vip_failover")
             seen = running.result()
         assert done.returncode == 0, done.stdout
         assert seen["failed"] == 0, seen
@@ -260,7 +239,7 @@ class TestKeepalived:
 
     def test_a_refused_configuration_leaves_the_good_one(self, owner: str) -> None:
         before = on(owner, "sha256sum /etc/keepalived/keepalived.conf")
-        done = play(vip_failover_interface="eth9")
+        done = play("vip_failover", vip_failover_interface="eth9")
         assert done.returncode != 0
         assert "eth9" in done.stdout, done.stdout
         assert on(owner, "sha256sum /etc/keepalived/keepalived.conf") == before
@@ -269,6 +248,7 @@ class TestKeepalived:
 
 def test_bad_input_is_refused_by_name() -> None:
     done = play(
+        "vip_failover",
         vip_failover_addresses=["10.77.2.100", "10.77.2.11/24"],
         vip_failover_peers=[],
         vip_failover_router_id=300,
@@ -296,7 +276,7 @@ def test_bad_input_is_refused_by_name() -> None:
     ids=["no-interface", "unknown-engine"],
 )
 def test_a_wrong_value_is_refused_by_name(variables: dict[str, Any], message: str) -> None:
-    done = play(**variables)
+    done = play("vip_failover", **variables)
     assert done.returncode != 0
     assert message in " ".join(done.stdout.split()), done.stdout
     assert "changed=0" in done.stdout
@@ -315,7 +295,7 @@ class TestClassic:
     }
 
     def test_the_engine_changes_and_leaves_nothing(self) -> None:
-        done = play(**self.settings)
+        done = play("vip_failover", **self.settings)
         assert done.returncode == 0, done.stdout
         settled(15)
         for name in HOSTS:
@@ -325,7 +305,7 @@ class TestClassic:
             left = "find /etc/keepalived /etc/sysctl.d /etc/webstack-vip -type f ! -name README\\* -print"
             assert "webstack-vip.conf" not in on(name, left)
             assert not on(name, "ls /etc/keepalived/keepalived.conf 2>/dev/null || true")
-        again = play(**self.settings)
+        again = play("vip_failover", **self.settings)
         assert "changed=0" in again.stdout, again.stdout
         assert "changed=1" not in again.stdout, again.stdout
 
@@ -355,7 +335,7 @@ class TestClassic:
         assert settled(20) in HOSTS
 
     def test_the_way_back_leaves_nothing_either(self) -> None:
-        done = play()
+        done = play("vip_failover")
         assert done.returncode == 0, done.stdout
         settled()
         for name in HOSTS:
@@ -374,9 +354,9 @@ class TestNone:
     """Nothing moves an address."""
 
     def test_it_removes_the_engine(self) -> None:
-        assert play(vip_failover_engine="none").returncode == 0
+        assert play("vip_failover", vip_failover_engine="none").returncode == 0
         for name in HOSTS:
             assert not on(name, f"ip -o address show to {ADDRESS}")
             assert on(name, "systemctl is-active keepalived || true").strip() == "inactive"
-        assert play().returncode == 0
+        assert play("vip_failover").returncode == 0
         settled()

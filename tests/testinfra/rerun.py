@@ -1,0 +1,66 @@
+"""Ansible run by a test as an operator runs it: with the project's settings and none of molecule's."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+from collections.abc import Sequence
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def play(
+    scenario: str,
+    *options: str,
+    book: str | pathlib.Path = "",
+    result_format: str = "yaml",
+    **variables: Any,
+) -> subprocess.CompletedProcess[str]:
+    """Run a playbook (a path from the root; else the scenario's own once more), with other inputs, on its hosts."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PY_COLORS"))}
+    folder = ROOT / "molecule" / scenario
+    command = ["ansible-playbook", "-i", str(folder / "inventory.yml"), str(ROOT / (book or folder / "converge.yml"))]
+    if variables:
+        command += ["--extra-vars", json.dumps(variables)]
+    return subprocess.run(
+        [*command, *options],
+        capture_output=True,
+        check=False,
+        text=True,
+        cwd=ROOT,
+        env=environment | {"ANSIBLE_NOCOLOR": "1", "ANSIBLE_CALLBACK_RESULT_FORMAT": result_format},
+    )
+
+
+def assert_refused(role: str, host: str, cases: Sequence[tuple[dict[str, Any], str]], folder: pathlib.Path) -> None:
+    """Give the role of a scenario each bad input in turn: it says what is wrong and changes nothing."""
+    tasks = [
+        {
+            "name": f"Case {number}",
+            "block": [
+                {
+                    "name": "Run the role",
+                    "ansible.builtin.include_role": {"name": f"webstack.ha.{role}"},
+                    "vars": variables,
+                }
+            ],
+            "rescue": [
+                {
+                    "name": "Show the refusal",
+                    "ansible.builtin.debug": {"msg": f"case {number}: {{{{ ansible_failed_result | to_json }}}}"},
+                }
+            ],
+        }
+        for number, (variables, _message) in enumerate(cases)
+    ]
+    book = folder / "refusals.yml"
+    book.write_text(json.dumps([{"hosts": host, "gather_facts": False, "tasks": tasks}]))
+    result = play(role, book=book, result_format="json")
+    assert "changed=0" in result.stdout, result.stdout
+    assert f"rescued={len(cases)}" in result.stdout, result.stdout
+    for number, (_variables, message) in enumerate(cases):
+        said = next(line for line in result.stdout.splitlines() if f"case {number}:" in line)
+        assert message in said, said
