@@ -42,6 +42,20 @@ with zipfile.ZipFile(bundle) as wheel:
 PY
     rm -r .cache/bundle
 fi
+# Servers for the tests of the cache client. Debian's redis-tools carries the server's whole program (it goes by the
+# name that it is called by), and unlike redis-server it starts no service on this machine.
+if ! command -v redis-server >/dev/null && [ ! -e .cache/bin/redis-server ]; then
+    if [ ! -x /usr/bin/redis-check-rdb ]; then
+        if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+            die "Redis is missing: apt-get install redis-tools"
+        fi
+        say "installing redis-tools"
+        apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y redis-tools >/dev/null
+    fi
+    mkdir -p .cache/bin
+    ln -sfn /usr/bin/redis-check-rdb .cache/bin/redis-server
+fi
+
 # The checkout under the name by which Ansible finds a collection.
 mkdir -p "$collections/webstack"
 ln -sfn "$PWD" "$collections/webstack/ha"

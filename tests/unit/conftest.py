@@ -1,10 +1,13 @@
-"""Make ansible_collections.webstack.ha importable from the checkout."""
+"""Make ansible_collections.webstack.ha and the cache client importable from the checkout; servers for the latter."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTIONS = ROOT / ".cache" / "collections"
@@ -25,8 +28,27 @@ os.environ.setdefault("ANSIBLE_HOME", str(ROOT / ".cache" / "ansible"))
 os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(COLLECTIONS)
 sys.path.insert(0, str(ROOT / ".cache" / "collections"))
 sys.path.insert(0, str(ROOT / "roles" / "redis_cluster_client" / "files"))
+sys.path.insert(0, str(ROOT / "tests" / "lab"))
 
+import django  # noqa: E402
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder  # noqa: E402
+from django.conf import settings  # noqa: E402
+from redis_servers import Shards, running_shards  # noqa: E402
 
 if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_path):
     _AnsibleCollectionFinder(paths=[str(COLLECTIONS)])._install()
+
+# Django takes its settings once in a process, and every test module runs in this one.
+settings.configure(
+    INSTALLED_APPS=["django.contrib.sessions", "webstack_cache"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    USE_TZ=True,
+)
+django.setup()
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Iterator[Shards]:
+    """Three shards of one real Redis each, and the client's file about them."""
+    with running_shards(tmp_path) as made:
+        yield made

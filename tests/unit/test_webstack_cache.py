@@ -16,10 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import django
 import pytest
 import webstack_cache
-from django.conf import settings
 from django.core.cache import caches
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
@@ -29,9 +27,6 @@ from webstack_cache import breaker, cluster, configuration
 from webstack_cache.ring import Ring
 
 FILES = Path(__file__).parents[2] / "roles/redis_cluster_client/files"
-
-settings.configure(INSTALLED_APPS=["webstack_cache"], CACHES={}, USE_TZ=True)
-django.setup()
 
 NAMES = ("s1", "s2", "s3")
 

@@ -1,0 +1,146 @@
+"""Real Redis servers on loopback that can be frozen and killed, and the file that makes a ring of them.
+
+For tests and benches. Needs the program redis-server (or valkey-server); tools/setup.sh gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "plugins/module_utils"))
+
+from hash_ring import ALGORITHM, Ring  # noqa: E402
+
+
+def program(name: str = "redis-server") -> str:
+    """Return the path of a server's program: the machine's own, else the one that setup made."""
+    path = f"{os.environ['PATH']}:{ROOT / '.cache/bin'}"
+    found = shutil.which(os.environ.get("WEBSTACK_TEST_REDIS", name), path=path)
+    if found is None:
+        raise FileNotFoundError(f"{name} is missing: run tools/setup.sh, or apt-get install redis-tools")
+    return found
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class RedisServer:
+    """One process. It keeps its port over kill() and start(); its data is gone then, as in a cache tier."""
+
+    def __init__(self, *options: str, sentinel_file: Path | None = None) -> None:
+        self.port = free_port()
+        self._options = options
+        self._sentinel_file = sentinel_file
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [program()]
+        if self._sentinel_file is not None:  # it writes what it learns into its file
+            command += [str(self._sentinel_file), "--sentinel"]
+        else:
+            command += ["--save", "", "--appendonly", "no", "--databases", "16"]
+        command += ["--port", str(self.port), "--bind", "127.0.0.1", *self._options]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/tmp")
+        end = time.monotonic() + 10
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > end:
+                self.kill()
+                raise RuntimeError(f"{' '.join(command)} did not start")
+            time.sleep(0.01)
+
+    def freeze(self) -> None:
+        """Let it accept connections and never answer."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            self._process.send_signal(number)
+
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+                connection.sendall(b"PING\r\n")
+                # A server with a password answers, too.
+                return connection.recv(7) in (b"+PONG\r\n", b"-NOAUTH")
+        except OSError:
+            return False
+
+
+class Shards:
+    """Shards of one server each, and the client's file about them."""
+
+    def __init__(self, directory: Path, names: Iterable[str] = ("redis1", "redis2", "redis3")) -> None:
+        self.servers = {name: RedisServer() for name in names}
+        self.path = directory / "cache.json"
+        self.write()
+
+    def content(self, **changes: Any) -> dict[str, Any]:
+        """Return what the file says."""
+        return {
+            "engine": "ring",
+            **ring({name: [server.address] for name, server in self.servers.items()}),
+            "sentinels": [],
+            **changes,
+        }
+
+    def write(self, **changes: Any) -> None:
+        # As the role writes it: at once, never in parts.
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self.content(**changes)))
+        new.rename(self.path)
+
+    def stop(self) -> None:
+        for server in self.servers.values():
+            server.kill()
+
+
+def ring(
+    shards: Mapping[str, list[str]], weights: Mapping[str, int] | None = None, points: int = 160
+) -> dict[str, Any]:
+    """Return the part of the file that describes one ring."""
+    weights = dict(weights or {})
+    made = Ring({name: weights.get(name, 1) for name in shards}, points)
+    return {
+        "algorithm": ALGORITHM,
+        "points": points,
+        "fingerprint": made.fingerprint,
+        "shards": {name: list(servers) for name, servers in shards.items()},
+        "weights": weights,
+    }
+
+
+@contextlib.contextmanager
+def running_shards(directory: Path, names: Iterable[str] = ("redis1", "redis2", "redis3")) -> Iterator[Shards]:
+    made = Shards(directory, names)
+    try:
+        yield made
+    finally:
+        made.stop()
