@@ -1,14 +1,74 @@
-"""Do a certificate and a private key belong together, and is the certificate valid? No Ansible import, no I/O."""
+"""Can a certificate and a private key serve a site? No Ansible import, no I/O.
+
+The filter on the controller judges by it, and so does webstack-tls on a balancer: the role lb_nginx copies this file.
+"""
 
 from __future__ import annotations
 
 import datetime
+import itertools
+import re
+from collections.abc import Iterable
+from typing import Any
 
 try:
     from cryptography import x509
     from cryptography.hazmat.primitives import serialization
-except ImportError:  # on a managed host; the filter runs on the controller, where ansible-core requires it
+except ImportError:  # the filter runs on the controller, where ansible-core requires it
     x509 = None  # type: ignore[assignment]
+
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def certificates(pem: str) -> list[Any]:
+    """Return the certificates of a PEM text in their order; a ValueError says which of them cannot be read."""
+    found = []
+    for number, block in enumerate(_CERTIFICATE.findall(pem), 1):
+        try:
+            found.append(x509.load_pem_x509_certificate(block.encode()))
+        except ValueError:
+            raise ValueError(f"certificate {number} cannot be read") from None
+    return found
+
+
+def valid_from(certificate: Any) -> datetime.datetime:
+    return _moment(certificate, "not_valid_before")
+
+
+def valid_until(certificate: Any) -> datetime.datetime:
+    return _moment(certificate, "not_valid_after")
+
+
+def _moment(certificate: Any, attribute: str) -> datetime.datetime:
+    try:
+        moment: datetime.datetime = getattr(certificate, f"{attribute}_utc")
+    except AttributeError:  # cryptography before 42, as in Debian 12
+        moment = getattr(certificate, attribute).replace(tzinfo=datetime.UTC)
+    return moment
+
+
+def covered_names(certificate: Any) -> list[str]:
+    """Return the host names and addresses of a certificate. Its common name is none of them: browsers ignore it."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    return [name.lower() for name in names.get_values_for_type(x509.DNSName)] + addresses
+
+
+def uncovered(certificate: Any, names: Iterable[str]) -> list[str]:
+    """Return those of names that a browser would not accept this certificate for."""
+    covered = set(covered_names(certificate))
+
+    def is_covered(name: str) -> bool:
+        ascii_name = name.lower().rstrip(".")
+        if not ascii_name.isascii():
+            ascii_name = ascii_name.encode("idna").decode()
+        # A wildcard stands for exactly one label.
+        return ascii_name in covered or "*." + ascii_name.partition(".")[2] in covered
+
+    return [name for name in names if not is_covered(name)]
 
 
 def problem(
@@ -17,6 +77,9 @@ def problem(
     certificate_name: str = "certificate",
     key_name: str = "key",
     now: datetime.datetime | None = None,
+    *,
+    names: Iterable[str] = (),
+    chain_required: bool = True,
 ) -> str:
     """Return one sentence that says what is wrong, or an empty text.
 
@@ -25,9 +88,12 @@ def problem(
     if x509 is None:
         return "the Python library cryptography is missing on the controller"
     try:
-        certificate = x509.load_pem_x509_certificate(certificate_pem.strip().encode())
-    except ValueError:
+        chain = certificates(certificate_pem)
+    except ValueError as exc:
+        return f"{certificate_name} holds no PEM certificate that can be read: {exc}"
+    if not chain:
         return f"{certificate_name} holds no PEM certificate"
+    leaf = chain[0]
     try:
         key = serialization.load_pem_private_key(key_pem.strip().encode(), password=None)
     except TypeError:
@@ -35,11 +101,28 @@ def problem(
     except ValueError:
         return f"{key_name} holds no PEM private key"
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    if certificate.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
+    if leaf.public_key().public_bytes(*form) != key.public_key().public_bytes(*form):
         return f"{key_name} does not belong to {certificate_name}: their public keys differ"
     moment = now or datetime.datetime.now(datetime.UTC)
-    if moment > certificate.not_valid_after_utc:
-        return f"{certificate_name} expired on {certificate.not_valid_after_utc:%Y-%m-%d}"
-    if moment < certificate.not_valid_before_utc:
-        return f"{certificate_name} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}"
+    for certificate in chain:
+        what = "" if certificate is leaf else f": its intermediate {certificate.subject.rfc4514_string()}"
+        if moment > valid_until(certificate):
+            return f"{certificate_name}{what} expired on {valid_until(certificate):%Y-%m-%d}"
+        if moment < valid_from(certificate):
+            return f"{certificate_name}{what} is not valid before {valid_from(certificate):%Y-%m-%d}"
+    missing = uncovered(leaf, names)
+    if missing:
+        covered = ", ".join(covered_names(leaf)) or "no name"
+        return f"{certificate_name} does not cover {', '.join(missing)}, only {covered}"
+    for child, issuer in itertools.pairwise(chain):
+        if child.issuer != issuer.subject:
+            return (
+                f"{certificate_name} is out of order: {child.subject.rfc4514_string()} is followed by "
+                f"{issuer.subject.rfc4514_string()}, which did not issue it"
+            )
+    if chain_required and len(chain) == 1 and leaf.issuer != leaf.subject:
+        return (
+            f"{certificate_name} lacks the intermediate certificate {leaf.issuer.rfc4514_string()}, "
+            "without which browsers cannot verify it"
+        )
     return ""
