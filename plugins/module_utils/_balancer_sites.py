@@ -1,0 +1,105 @@
+# Copyright: (c) 2026, webstack.ha maintainers
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The sites of a balancer: one made of the role's inputs, or several that fall back to them. No I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.webstack.ha.plugins.module_utils import _certificate_problem
+
+Site = Mapping[str, Any]
+
+SITE_NAME = re.compile(r"[a-z][a-z0-9_]*")
+SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+PATH = re.compile(r"/[^\s;{}\"']*")
+HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
+#: Of each site, files on the controller.
+PEM_FILES = ("tls_certificate_file", "tls_key_file")
+
+
+def sites(fallback: Site, entries: Sequence[Site]) -> list[dict[str, Any]]:
+    """Return the complete sites: what an entry leaves out is taken from fallback, which alone is a site, too."""
+    return [{**fallback, **entry} for entry in entries] or [dict(fallback)]
+
+
+def problems(
+    all_sites: Sequence[Site],
+    several: bool,
+    existing: Collection[str],
+    pairs: Mapping[str, tuple[str, str]] | None = None,
+) -> list[str]:
+    """Return what cannot work, as sentences that begin with the input at fault.
+
+    existing: those of the named files that are there; pairs: site -> certificate and key, where they are files.
+    """
+    names = Counter(site["name"] for site in all_sites)
+    found = [f"lb_nginx_sites: two sites have the name {name}" for name, count in names.items() if count > 1]
+    owners: dict[str, str] = {}
+    for site in all_sites:
+        at = f"lb_nginx_sites[{site['name']}]." if several else "lb_nginx_"
+        for name in site["server_names"]:
+            if owners.setdefault(name, site["name"]) != site["name"]:
+                found.append(f"{at}server_names: {name} belongs to {owners[name]}, too")
+        found += [f"{at}{problem}" for problem in _of_site(site, existing)]
+        if pairs is None:
+            continue
+        missing = [key for key in PEM_FILES if site[key] not in existing]
+        found += [f"{at}{key} names no file on the controller: {site[key]!r}" for key in missing]
+        if not missing:
+            # Empty when there is nothing to say.
+            found.append(
+                _certificate_problem.problem(*pairs[site["name"]], f"{at}tls_certificate_file", f"{at}tls_key_file")
+            )
+    return [problem for problem in found if problem]
+
+
+def _of_site(site: Site, existing: Collection[str]) -> Iterator[str]:
+    if not SITE_NAME.fullmatch(site["name"]):
+        yield f"name: {site['name']!r} is not made of lower-case letters, digits and _"
+    for key in ("server_names", "methods", "backends"):
+        if not site[key]:
+            yield f"{key} is empty"
+    for name, count in Counter(server["name"] for server in site["backends"]).items():
+        if count > 1:
+            yield f"backends: two servers have the name {name}"
+        if not SERVER_NAME.fullmatch(name):
+            yield f"backends: the name {name!r} is not made of letters, digits, dots, dashes and _"
+    for server in site["backends"]:
+        try:
+            ipaddress.ip_address(server["address"])
+        except ValueError:
+            yield f"backends: the address of {server['name']} is no IPv4 or IPv6 address: {server['address']!r}"
+        if not 1 <= server["port"] <= 65535:
+            yield f"backends: the port of {server['name']} is not between 1 and 65535: {server['port']}"
+    paths = [location["path"] for location in site["locations"]]
+    for path, count in Counter([*paths, site["probe_path"]]).items():
+        if not PATH.fullmatch(path):
+            yield f"{'locations' if path in paths else 'probe_path'}: {path!r} is no path that begins with a slash"
+        if count > 1 and paths.count(path) > 1:
+            yield f"locations: {path} stands more than once"
+    if "/" in paths:
+        yield "locations: what holds for / is an input of the site"
+    for name, value in site["security_headers"].items():
+        if not HEADER_NAME.fullmatch(name) or re.search(r'["\\\r\n$]', str(value)):
+            yield f"security_headers: {name} has a character that nginx would not send as it is"
+    if "$host" not in site["cache_key"]:
+        yield "cache_key lacks $host: the names would share their pages"
+    if "POST" in site["cache_methods"] and "$request_body" not in site["cache_key"]:
+        yield "cache_methods has POST, so cache_key needs $request_body"
+    if site["maintenance_page_file"] and site["maintenance_page_file"] not in existing:
+        yield f"maintenance_page_file names no file on the controller: {site['maintenance_page_file']!r}"
+
+
+def named_files(
+    names: Sequence[str], values: Sequence[str], pattern: str, key: str = "content", **attributes: Any
+) -> list[dict[str, Any]]:
+    """Return entries for webstack.ha.files: one file for each name, with pattern's %s as the name."""
+    return [
+        {"dest": pattern % name, key: f"{value.strip()}\n" if key == "content" else value, **attributes}
+        for name, value in zip(names, values, strict=True)
+    ]

@@ -1,0 +1,355 @@
+"""Which servers nginx may ask: the verdicts of the probes, the operator's wishes, and the lists made of both."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+import sys
+from typing import Any
+
+import pytest
+
+TOOL = pathlib.Path(__file__).resolve().parents[2] / "roles/lb_nginx/files/webstack_lb.py"
+SPEC = importlib.util.spec_from_file_location("webstack_lb", TOOL)
+assert SPEC is not None
+assert SPEC.loader is not None
+tool = importlib.util.module_from_spec(SPEC)
+sys.modules["webstack_lb"] = tool
+SPEC.loader.exec_module(tool)
+
+GOOD = tool.Answer("up", "answers 200")
+BAD = tool.Answer("down", "refused")
+BUSY = tool.Answer("leaving", "answers 503")
+RULES = tool.Rules()
+
+
+def site(*names: str, **more: Any) -> Any:
+    servers = tuple(tool.Server(name, f"192.0.2.{number}", 8000) for number, name in enumerate(names or "abc", 1))
+    return tool.Site("site", servers, 10, "/-/health", "www.example.com", **more)
+
+
+def states(a_site: Any, **by_name: str) -> dict[str, str]:
+    return {a_site.target(server): by_name.get(server.name, "up") for server in a_site.servers}
+
+
+# --- verdicts ------------------------------------------------------------------------------------------------
+
+
+def heard(answers: str, verdict: Any = None, seconds: float = 1, start: float = 1000) -> list[str]:
+    """Let a verdict hear g(ood), b(ad) and l(eaving) answers; return the state after each."""
+    verdict = verdict or tool.Verdict()
+    kinds = {"g": GOOD, "b": BAD, "l": BUSY}
+    seen = []
+    for number, letter in enumerate(answers):
+        verdict.hear(kinds[letter], start + number * seconds, RULES)
+        seen.append(verdict.state)
+    return seen
+
+
+def test_two_bad_answers_take_a_server_out_and_two_good_ones_bring_it_back() -> None:
+    assert heard("gbgbbgbggg") == ["up", "up", "up", "up", "down", "down", "down", "down", "up", "up"]
+
+
+def test_a_503_is_a_wish_to_be_left_alone() -> None:
+    assert heard("llbgg") == ["up", "leaving", "down", "down", "up"]
+
+
+def test_only_changes_between_in_and_out_are_news() -> None:
+    verdict = tool.Verdict()
+    news = [verdict.hear(answer, 1.0, RULES) for answer in (GOOD, BUSY, BUSY, BAD, BUSY, GOOD, GOOD, GOOD)]
+    assert news == [False, False, True, False, False, False, True, False]
+
+
+def test_a_server_that_comes_and_goes_is_slowed_down() -> None:
+    """Each return takes twice as many good answers: an hour of flapping costs a handful of reloads."""
+    verdict = tool.Verdict()
+    changes = 0
+    for second in range(3600):
+        # Two seconds bad, four seconds good, and so on.
+        changes += verdict.hear(GOOD if second % 6 >= 2 else BAD, float(second), RULES)
+    assert changes <= 8
+    assert verdict.needed > 4
+
+
+def test_a_server_that_stayed_well_is_trusted_again() -> None:
+    verdict = tool.Verdict()
+    heard("bbgg" * 3 + "bbgggggggg", verdict)
+    assert verdict.needed > RULES.rise
+    heard("g" * 30, verdict, start=2000)
+    assert heard("bbgg", verdict, start=5000)[-1] == "up", "ten minutes later it takes two good answers again"
+
+
+def test_the_wait_has_an_end() -> None:
+    verdict = tool.Verdict()
+    for number in range(30):
+        heard("bb" + "g" * 64, verdict, start=1000 + 100 * number)
+        assert verdict.state == "up"
+
+
+# --- lists ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("found", "drained", "out"),
+    [
+        ({}, [], set()),
+        ({"a": "down"}, [], {"a"}),
+        ({"a": "leaving", "b": "down"}, [], {"a", "b"}),
+        ({"a": "down", "b": "down", "c": "leaving"}, [], set()),
+        ({}, ["a"], {"a"}),
+        ({"a": "up"}, ["a"], {"a"}),
+        ({"b": "down", "c": "down"}, ["a"], {"a"}),
+        ({}, ["a", "b", "c"], {"a", "b", "c"}),
+        ({}, ["unknown"], set()),
+    ],
+    ids=["well", "one", "two", "all-is-none", "drained", "drain-beats-health", "the-rest-is-all", "forced", "gone"],
+)
+def test_who_is_left_out(found: dict[str, str], drained: list[str], out: set[str]) -> None:
+    one = site()
+    assert tool.excluded(one, states(one, **found), drained) == out
+
+
+def test_a_list_is_what_nginx_reads() -> None:
+    one = tool.Site("site", (tool.Server("a", "192.0.2.1", 80), tool.Server("b", "2001:db8::1", 80)), 10, "/", "h")
+    assert tool.server_lines(one, {"b"}, 1) == (
+        "server 192.0.2.1:80 max_fails=1 fail_timeout=10s; # a\n"
+        "server [2001:db8::1]:80 max_fails=1 fail_timeout=10s down; # b\n"
+    )
+
+
+def test_the_marks_name_all_lists() -> None:
+    one = site()
+    marks = {
+        tool.includes([one], states(one, **found), drained, shown)["marks"]
+        for found, drained, shown in (({}, [], []), ({"a": "down"}, [], []), ({}, ["b"], []), ({}, [], ["site"]))
+    }
+    assert len(marks) == 4
+
+
+def test_maintenance_is_the_operators_or_the_roles() -> None:
+    files = [
+        tool.includes([site(maintenance=role)], {}, [], wish)["site.maintenance"]
+        for role, wish in ((False, []), (True, []), (False, ["site"]))
+    ]
+    assert files == ["", tool.MAINTENANCE, tool.MAINTENANCE]
+
+
+# --- files ---------------------------------------------------------------------------------------------------
+
+
+class Host:
+    """The files of a balancer in a folder, and a nginx that accepts or refuses them."""
+
+    def __init__(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.refuse, self.commands = folder, "", []
+        for name in ("CONFIG", "WISHES", "INCLUDES", "FOUND", "STATUS", "METRICS", "LOCK"):
+            monkeypatch.setattr(tool, name, folder / name.lower())
+        monkeypatch.setattr(tool, "run", self.run)
+        monkeypatch.setattr(tool, "running_marks", lambda *_: self.answered)
+        self.answered = ""
+        self.configure("a", "b")
+
+    def configure(self, *names: str) -> None:
+        servers = [{"name": name, "address": f"192.0.2.{n}", "port": 80} for n, name in enumerate(names, 1)]
+        entry = {"name": "site", "servers": servers, "fail_timeout_seconds": 9}
+        health = {"interval_seconds": 1, "timeout_seconds": 1, "fall": 2, "rise": 2}
+        data = {
+            "sites": [entry | {"health_path": "/h", "health_host": "example.com"}],
+            "health": health,
+            "local": "127.0.0.1:1",
+            "cache_directory": str(self.folder / "cache"),
+        }
+        tool.CONFIG.write_text(json.dumps(data))
+
+    def run(self, *command: str) -> Any:
+        self.commands.append(command)
+        problem = self.refuse if command[0] == "nginx" else ""
+        if command[:2] == ("systemctl", "reload"):
+            self.answered = self.marks()
+        return tool.subprocess.CompletedProcess(command, bool(problem), "", problem)
+
+    def marks(self) -> str:
+        return (tool.INCLUDES / "marks").read_text().split('"')[1]
+
+    def reloads(self) -> int:
+        return sum(command[:2] == ("systemctl", "reload") for command in self.commands)
+
+    def lists(self) -> dict[str, str]:
+        return {path.name: path.read_text() for path in tool.INCLUDES.iterdir()}
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+def command(*words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, Any]:
+    monkeypatch.setattr(sys, "argv", ["webstack-lb", *words])
+    code = tool.main()
+    return code, json.loads(capsys.readouterr().out)
+
+
+def test_nginx_is_reloaded_once_for_a_change_and_never_without(host: Host) -> None:
+    assert tool.apply() is True
+    assert tool.apply() is False
+    assert host.reloads() == 1
+
+
+def test_a_reload_that_did_not_happen_is_made_up_for(host: Host) -> None:
+    tool.refresh()
+    assert host.reloads() == 0
+    assert tool.apply() is True
+    assert host.reloads() == 1
+
+
+def test_refused_lists_leave_the_good_ones(host: Host) -> None:
+    tool.apply()
+    before = host.lists()
+    host.configure("a", "b", "c")
+    host.refuse = "nginx: [emerg] no"
+    with pytest.raises(tool.Refusal, match="emerg"):
+        tool.apply()
+    assert host.lists() == before
+    assert host.reloads() == 1
+
+
+def test_a_full_disk_leaves_the_good_lists(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    tool.apply()
+    before = host.lists()
+    host.configure("a", "b", "c")
+    written = []
+
+    def write(path: pathlib.Path, text: str) -> None:
+        # The second file finds no room; putting the first one back does.
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        path.write_text(text)
+
+    monkeypatch.setattr(tool, "write", write)
+    with pytest.raises(OSError, match="No space"):
+        tool.apply()
+    assert host.lists() == before
+
+
+def test_a_drain_is_kept_and_an_undrain_forgets_it(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command("drain", "a", "--wait", capsys=capsys, monkeypatch=monkeypatch) == (
+        0,
+        {"changed": True, "connections": 0},
+    )
+    assert "192.0.2.1:80 max_fails=1 fail_timeout=9s down" in host.lists()["site.servers"]
+    host.configure("a", "b", "c")
+    tool.refresh()
+    assert " down; # a" in host.lists()["site.servers"], "a run of the role keeps it"
+    assert command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)[1]["changed"] is True, (
+        "the new list is applied"
+    )
+    assert command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)[1]["changed"] is False
+    assert command("undrain", "a", capsys=capsys, monkeypatch=monkeypatch) == (0, {"changed": True})
+    assert "down" not in host.lists()["site.servers"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["drain", "z"], "z is no application server of this balancer; known are a, b"),
+        (["undrain", "z"], "z is no application server of this balancer; known are a, b"),
+        (["maintenance", "on", "blog"], "blog is no site of this balancer; known are site"),
+    ],
+)
+def test_unknown_names_are_refused(
+    host: Host, words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert command(*words, capsys=capsys, monkeypatch=monkeypatch) == (1, {"error": message})
+    assert not tool.WISHES.exists()
+
+
+@pytest.mark.parametrize("why", ["drained", "down"])
+def test_the_last_server_is_kept_unless_forced(
+    host: Host, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "drained":
+        command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)
+    else:
+        one = tool.config().sites[0]
+        tool.FOUND.write_text(json.dumps({one.target(one.servers[0]): {"state": "down"}}))
+    code, said = command("drain", "b", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, said["error"]) == (1, "b is the last server that works for site; --force drains it all the same")
+    assert command("drain", "b", "--dry-run", capsys=capsys, monkeypatch=monkeypatch)[0] == 1
+    assert command("drain", "b", "--force", capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+
+
+def test_what_nginx_refuses_is_not_kept(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.apply()
+    host.refuse = "nginx: [emerg] no"
+    assert command("drain", "a", capsys=capsys, monkeypatch=monkeypatch) == (1, {"error": "nginx: [emerg] no"})
+    assert tool.wishes()["drained"] == []
+
+
+def test_drain_waits_for_the_last_connection(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = iter([3, 1, 0])
+    monkeypatch.setattr(tool, "open_connections", lambda *_: next(counts))
+    assert command("drain", "a", "--wait", capsys=capsys, monkeypatch=monkeypatch)[1]["connections"] == 0
+    monkeypatch.setattr(tool, "open_connections", lambda *_: 2)
+    code, said = command("drain", "a", "--wait", "--timeout", "0", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, said["error"]) == (1, "a is drained, but 2 connections are still open after 0 s")
+
+
+@pytest.mark.parametrize(
+    ("text", "end"),
+    [
+        ("0100007F:1F40", ("127.0.0.1", 8000)),
+        ("B80D0120000000000000000001000000:0050", ("2001:db8::1", 80)),
+    ],
+)
+def test_the_kernels_addresses_are_read(text: str, end: tuple[str, int]) -> None:
+    assert tool.far_end(text) == end
+
+
+@pytest.mark.parametrize(("prefix", "left"), [("", 0), ("https://a/news/", 2), ("https://b", 2), ("https://c", 3)])
+def test_purge_takes_a_prefix_of_the_key(host: Host, prefix: str, left: int, tmp_path: pathlib.Path) -> None:
+    for number, key in enumerate(("https://a/news/1", "https://a/", "https://b/news/1")):
+        path = tmp_path / "cache" / str(number) / "entry"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"\5\0\0\0binary\nKEY: " + key.encode() + b"\nHTTP/1.1 200 OK\r\n\r\nbody")
+    assert tool.purge(tool.argparse.Namespace(prefix=prefix))["removed"] == 3 - left
+    assert len([*(tmp_path / "cache").rglob("entry")]) == left
+
+
+# --- the service ---------------------------------------------------------------------------------------------
+
+
+def test_a_restart_starts_where_it_ended(host: Host) -> None:
+    one = tool.config().sites[0]
+    target = one.target(one.servers[0])
+    tool.FOUND.write_text(json.dumps({target: {"state": "down", "needed": 8, "since": 5.0}, "gone": {"state": "down"}}))
+    service = tool.Service(tool.config())
+    assert (service.verdicts[target].state, service.verdicts[target].needed) == ("down", 8)
+    assert set(service.verdicts) == {one.target(server) for server in one.servers}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"x": {"state": "down"}}'])
+def test_a_broken_record_is_no_reason_to_stop(host: Host, text: str) -> None:
+    tool.FOUND.write_text(text)
+    service = tool.Service(tool.config())
+    assert {verdict.state for verdict in service.verdicts.values()} == {"up"}
+    assert tool.states(tool.config()).get("y") is None
+
+
+def test_metrics_and_table_say_the_same(host: Host) -> None:
+    one = tool.config().sites[0]
+    verdicts = {one.target(s): tool.Verdict(state="down" if s.name == "a" else "up") for s in one.servers}
+    status = tool.overview(tool.config(), verdicts) | {"reloads": 3, "error": ""}
+    text = tool.metrics(status)
+    assert 'webstack_lb_server_up{site="site",server="a"} 0' in text
+    assert 'webstack_lb_server_asked{site="site",server="b"} 1' in text
+    assert "webstack_lb_reloads_total 3" in text
+    rows = [line.split() for line in tool.table(status).splitlines()]
+    assert [(row[1], row[3], row[4]) for row in rows[1:3]] == [("a", "down", "no"), ("b", "up", "yes")]
