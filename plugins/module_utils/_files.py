@@ -15,7 +15,9 @@ BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "n
 
 # Which keys mean something in which state; anything else is a typing error worth stopping for.
 KEYS: dict[str, frozenset[str]] = {
-    "file": frozenset({"dest", "state", "src", "content", "mode", "owner", "group", "validate", "vars", "secret"}),
+    "file": frozenset(
+        {"dest", "state", "src", "content", "force", "mode", "owner", "group", "validate", "vars", "secret"}
+    ),
     "directory": frozenset({"dest", "state", "mode", "owner", "group"}),
     "link": frozenset({"dest", "state", "src", "owner", "group"}),
     "absent": frozenset({"dest", "state", "recursive", "secret"}),
@@ -125,6 +127,7 @@ def entry(raw: Any, index: int) -> dict[str, Any]:
                     f"{where}: content must be text, got {type(content).__name__}; use to_json or to_nice_yaml"
                 )
             item["content"] = str(content)
+        item["force"] = boolean(given.get("force", True), f"{where}: force")
         variables = given.get("vars", {})
         if not isinstance(variables, Mapping):
             raise ValueError(f"{where}: vars must be a dictionary, got {type(variables).__name__}")

@@ -58,6 +58,10 @@ options:
       vars:
         description: More variables for this template.
         type: dict
+      force:
+        description: V(false) leaves the content of a file that exists as it is; what wrote it since knows better.
+        type: bool
+        default: true
       mode:
         description: Quoted octal digits. Default V(0644), for directories V(0755).
         type: str
@@ -307,7 +311,7 @@ class Change:
         if now.kind != self.state:
             self.parts.add("state")
             return
-        if self.state == "file" and now.content != self.content:
+        if self.state == "file" and self.item.get("force", True) and now.content != self.content:
             self.parts.add("content")
         if self.state == "link" and now.target != self.item["target"]:
             self.parts.add("content")
@@ -689,6 +693,7 @@ def declare() -> None:
         "state": {"type": "str", "choices": ["file", "directory", "link", "absent"], "default": "file"},
         "src": word,
         "content": word,
+        "force": {"type": "bool", "default": True},
         "vars": {"type": "dict"},
         "mode": word,
         "owner": {"type": "str", "default": "root"},

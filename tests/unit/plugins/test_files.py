@@ -155,6 +155,17 @@ def test_only_a_mode_that_differs_is_repaired_in_place(tmp_path: Path) -> None:
     assert path.stat().st_ino == inode
 
 
+def test_what_something_else_wrote_since_stays_without_force(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    entry = {"dest": str(path), "content": "first", "mode": "0600", "force": False}
+    assert files.apply(request(entry))["changed"] is True
+    path.write_text("since")
+    assert files.apply(request(entry))["changed"] is False
+    path.chmod(0o644)
+    assert files.apply(request(entry))["changed_files"] == [str(path)]
+    assert (path.read_text(), mode(path)) == ("since", "0o600")
+
+
 def test_bytes_survive(tmp_path: Path) -> None:
     raw = bytes(range(256))
     wanted = request({"dest": f"{tmp_path}/a", "content": raw.decode("utf-8", "surrogateescape")})
