@@ -7,6 +7,8 @@ the lab reads:
 
   lab_image     lean (default): a bare host; warm: the packages of all roles are already installed
   lab_names     list of extra names that every host resolves, [{name, address}]
+  lab_network6  second subnet of the bridge, IPv6, and
+  lab_address6  the host's address in it
   lab_publish   list of [{port, to}]: forward 127.0.0.1:port of this machine through the host to an address:port
 
 Environment: WEBSTACK_LAB_RELEASE (Debian release, 13 or 12), WEBSTACK_LAB_IMAGE (overrides lab_image),
@@ -253,6 +255,7 @@ def network(hosts: dict[str, dict[str, Any]], lab: str) -> str:
     if len(subnets) != 1:
         raise LabError(f"the hosts of a lab share one webstack_network, got {sorted(subnets)}")
     subnet = ipaddress.ip_network(subnets.pop())
+    second = sorted({v["lab_network6"] for v in hosts.values() if "lab_network6" in v})
     name = f"webstack-{lab}"
     if docker("network", "inspect", name, check=False).returncode != 0:
         mtu = "1500"
@@ -263,6 +266,7 @@ def network(hosts: dict[str, dict[str, Any]], lab: str) -> str:
                 mtu = pathlib.Path(f"/sys/class/net/{default[0][0]}/mtu").read_text().strip()
         try:
             docker("network", "create", f"--subnet={subnet}", f"--label={LABEL}={lab}",
+                   *(option for s in second for option in ("--ipv6", f"--subnet={s}")),
                    f"--opt=com.docker.network.driver.mtu={mtu}", name)  # fmt: skip
         except LabError as error:
             if "overlap" in str(error):
@@ -299,6 +303,7 @@ def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[
         docker(
             "run", "--detach", f"--name={name}", f"--hostname={name}", f"--network={net}",
             f"--ip={variables['webstack_address']}", f"--label={LABEL}={lab}",
+            *([f"--ip6={variables['lab_address6']}"] if "lab_address6" in variables else []),
             *(f"--publish=127.0.0.1:{os.environ.get('WEBSTACK_LAB_PORT', p['port'])}:{p['port']}"
               for p in variables.get("lab_publish", [])),
             *(f"--add-host={n}" for n in names), *RUN_FLAGS, image(kind),

@@ -1,0 +1,244 @@
+"""The hosts of the scenario vip_failover, what can be done to them, and what a client sees meanwhile."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+ADDRESS, ADDRESS6 = "10.77.2.100", "fd77:2::100"
+HOSTS = {"vip-lb1": "10.77.2.11", "vip-lb2": "10.77.2.12"}
+CLIENT = "vip-client"
+RUN = "/run/webstack-vip"
+
+Seen = dict[str, Any]
+
+
+class LabError(AssertionError):
+    """The lab did not do what it was told."""
+
+
+def docker(*arguments: str, check: bool = True) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, check=check, text=True).stdout
+
+
+def on(name: str, command: str) -> str:
+    done = subprocess.run(["docker", "exec", name, "bash", "-c", command], capture_output=True, check=False, text=True)
+    if done.returncode != 0:
+        raise LabError(f"{name}: {command}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def alive(name: str) -> bool:
+    return docker("inspect", "-f", "{{.State.Status}}", name, check=False).strip() == "running"
+
+
+def owners(address: str = ADDRESS) -> list[str]:
+    """Hosts with the address where it answers ARP; the copies on the loopback do not count."""
+    return [n for n in HOSTS if alive(n) and on(n, f"ip -o address show dev eth0 to {address}")]
+
+
+def settled(seconds: float = 10, address: str = ADDRESS) -> str:
+    """Wait until exactly one host owns the address and stays the owner; return it."""
+    deadline = time.monotonic() + seconds
+    last: list[str] = []
+    while time.monotonic() < deadline:
+        found = owners(address)
+        if len(found) == 1 and found == last:
+            return found[0]
+        last = found
+        time.sleep(0.3)
+    raise LabError(f"owners of {address} after {seconds} s: {last}")
+
+
+def other(name: str) -> str:
+    return next(host for host in HOSTS if host != name)
+
+
+def start_on_client(program: str, *arguments: str) -> subprocess.Popen[str]:
+    """Run a program of tests/lab on the client host."""
+    source = (ROOT / "tests/lab" / program).read_text()
+    process = subprocess.Popen(
+        ["docker", "exec", "--interactive", CLIENT, "python3", "-u", "-", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write(source)
+    process.stdin.close()
+    process.stdin = None  # communicate() must not close it once more
+    return process
+
+
+def document(process: subprocess.Popen[str]) -> Seen:
+    """Wait for a program's end and read the JSON document that is its last line."""
+    said, errors = process.communicate(timeout=200)
+    if process.returncode != 0:
+        raise LabError(errors)
+    seen: Seen = json.loads(said.splitlines()[-1])
+    return seen
+
+
+def watch(
+    act: Callable[[], object],
+    seconds: float,
+    interval: float = 0.005,
+    url: str = f"http://{ADDRESS}/",
+    before: float = 0.8,
+) -> Seen:
+    """Ask the address every `interval` seconds, act meanwhile, and say what the client saw."""
+    options = ["--seconds", str(seconds), "--interval", str(interval), "--timeout", "0.5", "--by", "server"]
+    probe = start_on_client("probe.py", url, *options)
+    time.sleep(before)
+    try:
+        act()
+    finally:
+        seen = document(probe)
+    return seen
+
+
+def hold(act: Callable[[], object], seconds: float = 3, address: str = ADDRESS) -> Seen:
+    """Keep six downloads and six idle connections, act meanwhile, and say which of them broke."""
+    client = start_on_client("connections.py", address, "--seconds", str(seconds))
+    assert client.stdout is not None
+    if client.stdout.readline().strip() != "ready":
+        raise LabError(client.communicate()[1])
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(act)
+        seen = document(client)
+        done.result()
+    return seen
+
+
+def modern() -> bool:
+    """Whether this is keepalived 2.3: it steps back after a freeze, and checks more often than once a second."""
+    return "v2.2." not in on(next(iter(HOSTS)), "keepalived --version 2>&1 | head -1")
+
+
+def boot(name: str) -> None:
+    docker("start", name)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if docker("exec", name, "systemctl", "is-active", "nginx", check=False).strip() == "active":
+            return
+        time.sleep(0.2)
+    raise LabError(f"{name} did not come back")
+
+
+def partition(what: str) -> None:
+    """Keep the balancers from each other, in one firewall table on each: `vrrp` alone, or `all` between the two."""
+    for name, own in HOSTS.items():
+        peer = HOSTS[other(name)]
+        match = "meta l4proto 112" if what == "vrrp" else f"ip saddr {peer}"
+        arp = "" if what == "vrrp" else (
+            "table arp lab_cut { chain input { type filter hook input priority 0; "
+            f"arp saddr ip {peer} drop; }}; }};"
+        )  # fmt: skip
+        rules = f"table inet lab_cut {{ chain input {{ type filter hook input priority 0; {match} drop; }}; }}; {arp}"
+        on(name, f"echo '{rules}' | nft -f - # {own}")
+
+
+def heal() -> None:
+    for name in HOSTS:
+        on(name, "for f in inet arp; do nft delete table $f lab_cut 2>/dev/null || true; done")
+
+
+def repair() -> None:
+    """Undo whatever was done to the balancers."""
+    for name in HOSTS:
+        docker("unpause", name, check=False)
+        if not alive(name):
+            boot(name)
+        on(name, "ip link set eth0 up")
+        on(name, f"systemctl kill --signal=CONT nginx; systemctl start nginx; echo 0 > {RUN}/maintenance")
+    heal()
+
+
+# --- The fault table ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault on the owner: what is done, how long it is watched, and the bars for it."""
+
+    name: str
+    act: Callable[[str], object]
+    seconds: float
+    median_ms: float
+    worst_ms: float
+
+
+def soft_reboot(name: str) -> None:
+    docker("stop", "--time", "60", name)
+    boot(name)
+
+
+FAULTS = [
+    Fault("host killed", lambda name: docker("kill", name), 2.5, 220, 300),
+    Fault("host frozen", lambda name: docker("pause", name), 2.5, 220, 300),
+    Fault("link cut", lambda name: on(name, "ip link set eth0 down"), 2.5, 220, 300),
+    Fault("nginx killed", lambda name: on(name, "kill -9 $(cat /run/nginx.pid)"), 2, 150, 250),
+    Fault("nginx hung", lambda name: on(name, "systemctl kill --signal=STOP nginx"), 4, 1200, 1500),
+    Fault("nginx stopped", lambda name: on(name, "systemctl stop nginx"), 2, 0, 0),
+    Fault("nginx restarted", lambda name: on(name, "systemctl restart nginx"), 2, 0, 0),
+    Fault("keepalived stopped", lambda name: on(name, "systemctl stop keepalived"), 2, 0, 0),
+    Fault("keepalived killed", lambda name: on(name, "systemctl kill --signal=KILL keepalived"), 2.5, 0, 0),
+    Fault("keepalived reloaded", lambda name: on(name, "systemctl reload keepalived"), 2, 0, 0),
+    Fault("planned switchover", lambda name: on(name, "webstack-vip switchover"), 2, 0, 0),
+    Fault("soft reboot and return", soft_reboot, 6, 0, 0),
+]
+
+
+def one_round(fault: Fault, interval: float = 0.005) -> Seen:
+    """Do it to the owner of the moment, undo it, and see that the return of the host costs nothing."""
+    repair()
+    owner = settled()
+    wait_for_peers()
+    seen = watch(lambda: fault.act(owner), fault.seconds, interval)
+    back = watch(repair, 3, interval, before=0.3)
+    on(owner, "systemctl start keepalived")
+    return {**seen, "owner": owner, "back_failed": back["failed"], "back_outage_ms": back["longest_outage_ms"]}
+
+
+def wait_for_peers(seconds: float = 15) -> None:
+    """Wait until each balancer could own the address: what comes next may move it."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        states = [json.loads(docker("exec", n, "webstack-vip", "status", "--json", check=False) or "{}") for n in HOSTS]
+        if all(state and not state["unfit"] for state in states):
+            return
+        time.sleep(0.3)
+    raise LabError(f"a balancer could not own the address: {states}")
+
+
+def one_owner_again(healed: float) -> float:
+    """Return how long after healing one of the two stepped back, by its own log: the hosts share a clock."""
+    settled()
+    log = f"journalctl -u keepalived -o short-unix --since @{int(healed) - 1} | grep 'BACKUP STATE' || true"
+    steps = [float(line.split()[0]) for name in HOSTS for line in on(name, log).splitlines()]
+    if not steps:
+        raise LabError("neither of the two stepped back")
+    return max(0.0, max(steps) - healed)
+
+
+def cut_and_heal(what: str, seconds: float = 3) -> tuple[Seen, float, int]:
+    """Partition the balancers while a client asks: what it saw, seconds to one owner, owners during the cut."""
+    took, most = 0.0, 0
+
+    def act() -> None:
+        nonlocal took, most
+        partition(what)
+        time.sleep(seconds)
+        most = len(owners())
+        heal()
+        took = one_owner_again(time.time())
+
+    return watch(act, seconds + 5), took, most
