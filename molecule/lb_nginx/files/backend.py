@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import pathlib
 import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-posts: list[str] = []
+#: What the health address answers, where this file exists.
+HEALTH = pathlib.Path("/run/health")
+
+#: One id a line of each POST that was executed; survives the process.
+POSTS = pathlib.Path("/run/posts")
+
 counters: dict[str, int] = {}
 lock = threading.Lock()
 
@@ -26,24 +32,24 @@ class Application(BaseHTTPRequestHandler):
             counters[url.path] = counters.get(url.path, 0) + 1
             count = counters[url.path]
             if self.command == "POST":
-                posts.append(query.get("id", ""))
+                with POSTS.open("a") as file:
+                    file.write(query.get("id", "") + "\n")
         time.sleep(float(query.get("sleep", "0")))
-        if url.path == "/posts":
-            text = json.dumps(posts)
-        else:
-            facts = {
-                "server": socket.gethostname(),
-                "count": count,
-                "method": self.command,
-                "headers": {key.lower(): value for key, value in self.headers.items()},
-                "user": self.headers.get("Cookie") or self.headers.get("Authorization"),
-                "body": len(body or b""),
-            }
-            text = json.dumps(facts)
+        facts = {
+            "server": socket.gethostname(),
+            "count": count,
+            "method": self.command,
+            "headers": {key.lower(): value for key, value in self.headers.items()},
+            "user": self.headers.get("Cookie") or self.headers.get("Authorization"),
+            "body": len(body or b""),
+        }
+        text = json.dumps(facts)
+        if url.path == "/-/health" and HEALTH.exists():
+            query["status"] = HEALTH.read_text().strip()
         missing = query.get("only", socket.gethostname()) != socket.gethostname()
         self.send_response(404 if missing else int(query.get("status", "200")))
         self.send_header("Content-Type", "application/json")
-        for name in ("Cache-Control", "Vary", "Set-Cookie", "ETag"):
+        for name in ("Cache-Control", "Expires", "Vary", "Set-Cookie", "ETag", "Referrer-Policy"):
             if name in query:
                 self.send_header(name, query[name])
         self.send_header("Content-Length", str(len(text)))
