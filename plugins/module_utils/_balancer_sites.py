@@ -53,7 +53,13 @@ def problems(
         if not missing:
             # Empty when there is nothing to say.
             found.append(
-                _certificate_problem.problem(*pairs[site["name"]], f"{at}tls_certificate_file", f"{at}tls_key_file")
+                _certificate_problem.problem(
+                    *pairs[site["name"]],
+                    f"{at}tls_certificate_file",
+                    f"{at}tls_key_file",
+                    names=site["server_names"],
+                    chain_required=site["tls_chain_required"],
+                )
             )
     return [problem for problem in found if problem]
 

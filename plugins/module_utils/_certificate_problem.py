@@ -57,18 +57,18 @@ def covered_names(certificate: Any) -> list[str]:
     return [name.lower() for name in names.get_values_for_type(x509.DNSName)] + addresses
 
 
+def ascii_name(name: str) -> str:
+    """Return a host name as certificates spell it."""
+    plain = name.lower().rstrip(".")
+    return plain if plain.isascii() else plain.encode("idna").decode()
+
+
 def uncovered(certificate: Any, names: Iterable[str]) -> list[str]:
     """Return those of names that a browser would not accept this certificate for."""
     covered = set(covered_names(certificate))
 
-    def is_covered(name: str) -> bool:
-        ascii_name = name.lower().rstrip(".")
-        if not ascii_name.isascii():
-            ascii_name = ascii_name.encode("idna").decode()
-        # A wildcard stands for exactly one label.
-        return ascii_name in covered or "*." + ascii_name.partition(".")[2] in covered
-
-    return [name for name in names if not is_covered(name)]
+    # A wildcard stands for exactly one label.
+    return [name for name in names if not covered & {ascii_name(name), "*." + ascii_name(name).partition(".")[2]}]
 
 
 def problem(

@@ -21,6 +21,7 @@ SITE: dict[str, Any] = {
     "maintenance_page_file": "",
     "tls_certificate_file": "a.crt",
     "tls_key_file": "a.key",
+    "tls_chain_required": True,
 }
 
 
