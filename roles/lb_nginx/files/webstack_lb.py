@@ -265,6 +265,14 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def test_nginx() -> None:
+    """Let nginx test all its files; its last line only says that they failed."""
+    tested = run("nginx", "-t", "-q")
+    if tested.returncode:
+        said = tested.stderr.strip().splitlines()
+        raise Refusal("\n".join(line for line in said if not line.endswith("test failed")))
+
+
 def running_marks(settings: Config, path: str = "marks") -> str:
     """Return what the workers answer; a nginx that is not there answers nothing."""
     with contextlib.suppress(OSError), urllib.request.urlopen(f"http://{settings.local}/{path}", timeout=5) as answer:
@@ -288,9 +296,7 @@ def replace_includes(wanted: Mapping[str, str]) -> bool:
 
     try:
         put(wanted)
-        tested = run("nginx", "-t", "-q")
-        if tested.returncode:
-            raise Refusal(tested.stderr.strip())
+        test_nginx()
     except (Refusal, OSError):
         # Only what differs, and first what needs no room: a full disk must not keep the good files out.
         for name in wanted.keys() - before.keys():
@@ -308,9 +314,7 @@ def refresh() -> bool:
     wanted = includes(settings.sites, states(settings), wish["drained"], wish["maintenance"])
     changed = replace_includes(wanted)
     if not changed:
-        tested = run("nginx", "-t", "-q")
-        if tested.returncode:
-            raise Refusal(tested.stderr.strip())
+        test_nginx()
     return changed
 
 
