@@ -35,7 +35,9 @@ def play(
     )
 
 
-def assert_refused(role: str, host: str, cases: Sequence[tuple[dict[str, Any], str]], folder: pathlib.Path) -> None:
+def assert_refused(
+    role: str, host: str, cases: Sequence[tuple[dict[str, Any], str]], folder: pathlib.Path, scenario: str = ""
+) -> None:
     """Give the role of a scenario each bad input in turn: it says what is wrong and changes nothing."""
     tasks = [
         {
@@ -58,7 +60,7 @@ def assert_refused(role: str, host: str, cases: Sequence[tuple[dict[str, Any], s
     ]
     book = folder / "refusals.yml"
     book.write_text(json.dumps([{"hosts": host, "gather_facts": False, "tasks": tasks}]))
-    result = play(role, book=book, result_format="json")
+    result = play(scenario or role, book=book, result_format="json")
     assert "changed=0" in result.stdout, result.stdout
     assert f"rescued={len(cases)}" in result.stdout, result.stdout
     for number, (_variables, message) in enumerate(cases):

@@ -283,5 +283,6 @@ def test_keys(kind: str, size: int) -> None:
 def test_a_failure_says_what_the_authority_said() -> None:
     text = '["detail"]\t"DNS problem: NXDOMAIN"\n ERROR: Challenge is invalid! (returned: invalid)\n'
     assert tls.failure(text) == "DNS problem: NXDOMAIN"
+    assert tls.failure(r'["detail"] "Get \"http://a/\": refused"') == r"Get \"http://a/\": refused"
     assert tls.failure("a\n  ERROR: curl returned with 7\nb") == "ERROR: curl returned with 7"
     assert tls.failure("") == "no message"

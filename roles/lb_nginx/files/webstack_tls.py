@@ -406,7 +406,7 @@ def new_key(kind: str) -> Any:
 
 def failure(text: str) -> str:
     """Return what dehydrated says about a failure: the detail of the authority where there is one."""
-    detail = re.findall(r'"detail"\]?:?\s+"([^"]+)"', text)
+    detail = re.findall(r'"detail"\]?:?\s+"((?:[^"\\]|\\.)+)"', text)
     errors = [line.strip() for line in text.splitlines() if "ERROR" in line]
     return detail[-1] if detail else errors[-1] if errors else last_line(text)
 
