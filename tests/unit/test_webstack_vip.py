@@ -1,0 +1,275 @@
+"""The pure parts of the command webstack-vip: what the doctor judges, what goes over the wire, the drain's rules."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import itertools
+import json
+import pathlib
+import sys
+import time
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2] / "roles/vip_failover/files/webstack-vip"
+
+
+def load() -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("webstack_vip", str(SOURCE))
+    spec = importlib.util.spec_from_loader("webstack_vip", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["webstack_vip"] = module
+    loader.exec_module(module)
+    return module
+
+
+vip = load()
+MINE, THEIRS, ALIEN = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
+ADDRESS = "192.0.2.100"
+
+
+def config(**changes: Any) -> dict[str, Any]:
+    return {
+        "host": "lb1",
+        "engine": "keepalived",
+        "interface": "eth0",
+        "own": "192.0.2.11",
+        "addresses": [f"{ADDRESS}/24", "2001:DB8::0100/64"],
+        "peers": [{"name": "lb2", "address": "192.0.2.12"}],
+        "port": 8112,
+        "service": "nginx.service",
+        "check": ["true"],
+        "drain_seconds": 30,
+        "doctor_seconds": 10,
+        "metrics_file": "/nowhere",
+        "alarm": [],
+        "hook": {},
+        **changes,
+    }
+
+
+def peer(*owns: str, **changes: Any) -> dict[str, Any]:
+    return {"host": "lb2", "owns": list(owns), "mac": THEIRS, "unfit": "", "heard": 5, **changes}
+
+
+def view(**changes: Any) -> Any:
+    good = {"mac": MINE, "owned": [ADDRESS], "answers": {}, "peers": {"lb2": peer()}, "heard_more": {"lb2": True}}
+    return vip.View(**{**good, **changes})
+
+
+def kinds(**changes: Any) -> list[str]:
+    return [finding.kind for finding in vip.judge(view(**changes), [ADDRESS])]
+
+
+# --- Doctor -----------------------------------------------------------------------------------------
+
+
+def test_a_healthy_pair_has_no_finding() -> None:
+    assert kinds() == []
+    assert kinds(owned=[], answers={ADDRESS: {THEIRS}}, peers={"lb2": peer(ADDRESS)}) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"peers": {"lb2": peer(ADDRESS)}},
+        {"answers": {ADDRESS: {THEIRS}}},
+        # The peer is silent and its MAC unknown: a MAC that answers for an address of ours is its own.
+        {"answers": {ADDRESS: {THEIRS}}, "peers": {"lb2": None}},
+    ],
+    ids=["says-so", "answers", "silent-but-answers"],
+)
+def test_two_owners_are_found(changes: dict[str, Any]) -> None:
+    assert "both" in kinds(**changes)
+
+
+def test_the_own_answer_is_no_second_owner() -> None:
+    assert kinds(answers={ADDRESS: {MINE}}) == []
+
+
+def test_no_owner_is_found() -> None:
+    assert kinds(owned=[]) == ["none"]
+
+
+def test_a_stranger_is_no_balancer() -> None:
+    found = vip.judge(view(answers={ADDRESS: {ALIEN}}), [ADDRESS])
+    assert [f.kind for f in found] == ["stranger"]
+    assert ALIEN in found[0].text
+
+
+def test_peers_that_are_silent_unfit_or_deaf() -> None:
+    assert kinds(peers={"lb2": None}) == ["peer_silent"]
+    assert kinds(peers={"lb2": peer(unfit="it is in maintenance")}) == ["peer_unfit"]
+    assert kinds(heard_more={"lb2": False}) == ["peer_deaf"]
+    # Who owns nothing sends nothing that a peer could hear.
+    assert kinds(owned=[], peers={"lb2": peer(ADDRESS)}, heard_more={"lb2": False}) == []
+
+
+def test_new_and_over() -> None:
+    one, two = vip.Finding("both", "x"), vip.Finding("none", "y")
+    assert vip.compare([one], [two]) == ([two], [one])
+    assert vip.compare([one], [one]) == ([], [])
+
+
+def test_metrics_name_every_kind() -> None:
+    host = vip.Host(config())
+    text = vip.metrics(host, view(), [vip.Finding("both", "x")])
+    assert f'webstack_vip_owner{{address="{ADDRESS}"}} 1' in text
+    assert 'webstack_vip_owner{address="2001:db8::100"} 0' in text
+    values = {kind: f'webstack_vip_finding{{kind="{kind}"}} {int(kind == "both")}' for kind in vip.KINDS}
+    assert all(line in text.splitlines() for line in values.values())
+
+
+# --- The wire ---------------------------------------------------------------------------------------
+
+
+def test_arp_says_who_sends_and_is_read_back() -> None:
+    frame = vip.arp(1, MINE, "192.0.2.11", ADDRESS)
+    assert len(frame) == 42
+    assert frame[:6] == b"\xff" * 6
+    assert vip.parse_arp(frame) == ("192.0.2.11", MINE)
+    assert vip.parse_arp(frame[:41]) is None
+    assert vip.parse_arp(b"\0" * 60) is None
+
+
+def test_neighbour_advertisement_is_read_back() -> None:
+    assert vip.parse_advertisement(vip.advertisement(MINE, "2001:db8::100")) == ("2001:db8::100", MINE)
+    assert vip.parse_advertisement(vip.solicitation(MINE, "2001:db8::100")) is None
+    assert vip.parse_advertisement(b"") is None
+
+
+def test_the_link_is_read_with_the_address_that_never_moves() -> None:
+    entry = {
+        "address": MINE,
+        "addr_info": [{"local": a} for a in ("192.0.2.11", ADDRESS, "2001:db8::11", "2001:db8::100", "fe80::1")],
+    }
+    assert vip.parse_link(entry, [ADDRESS, "2001:db8::100", "192.0.2.101"]) == (
+        MINE,
+        (ADDRESS, "2001:db8::100"),
+        "fe80::1",
+    )
+
+
+def test_addresses_have_one_spelling() -> None:
+    assert vip.Host(config()).addresses == [ADDRESS, "2001:db8::100"]
+
+
+# --- Drain ------------------------------------------------------------------------------------------
+
+
+def test_rules_are_for_the_moved_addresses_and_never_send_back() -> None:
+    rules = vip.forwarding_rules([ADDRESS, "2001:db8::100"], "eth0", THEIRS, "192.0.2.12", "fe80::2")
+    four, six = rules.split("table ip6 webstack_drain")
+    assert f"ip daddr != {{ {ADDRESS} }} accept" in four
+    assert 'dup to 192.0.2.12 device "eth0"' in four
+    assert 'dup to fe80::2 device "eth0"' in six
+    for part in (four, six):
+        assert (
+            part.index(f"ether saddr {THEIRS} accept") < part.index("socket wildcard 0 accept") < part.index("dup to")
+        )
+
+
+def test_a_family_without_a_way_to_the_peer_has_no_rules() -> None:
+    assert "ip6" not in vip.forwarding_rules([ADDRESS, "2001:db8::100"], "eth0", THEIRS, "192.0.2.12", "")
+
+
+@pytest.mark.parametrize(
+    ("mac", "address", "way"),
+    [("02:00; drop", ADDRESS, "192.0.2.12"), (THEIRS, "0/0", "192.0.2.12"), (THEIRS, ADDRESS, "x; flush ruleset")],
+)
+def test_nothing_from_the_wire_becomes_a_rule_unread(mac: str, address: str, way: str) -> None:
+    with pytest.raises((vip.VipError, ValueError)):
+        vip.forwarding_rules([address], "eth0", mac, way, "")
+
+
+class Recorder(vip.Forwarder):  # type: ignore[misc,name-defined]
+    """A forwarder that touches no firewall."""
+
+    def __init__(self) -> None:
+        self.peer, self.until, self.ends = "", 0.0, []
+
+    def start(self, host: Any, peer: str, request: Any) -> None:
+        self.peer, self.until = peer, time.monotonic() + vip.DRAIN_SILENCE
+
+    def stop(self, reason: str = "") -> None:
+        self.peer = ""
+        self.ends.append(reason)
+
+
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
+    host = vip.Host(config())
+    monkeypatch.setattr(host, "unfit", lambda: "")
+    return host
+
+
+def test_a_drain_lives_by_its_heartbeats(fit: Any) -> None:
+    forwarder = Recorder()
+    assert vip.serve(fit, forwarder, "lb2", {"ask": "drain"}) == {"refused": ""}
+    forwarder.tick()
+    assert forwarder.peer == "lb2"
+    forwarder.until = time.monotonic() - 0.01
+    forwarder.tick()
+    assert (forwarder.peer, forwarder.ends) == ("", ["is silent"])
+
+
+def test_a_drain_ends_when_the_peer_is_done(fit: Any) -> None:
+    forwarder = Recorder()
+    vip.serve(fit, forwarder, "lb2", {"ask": "drain"})
+    vip.serve(fit, forwarder, "lb2", {"ask": "drained"})
+    assert (forwarder.peer, forwarder.ends) == ("", ["is done"])
+
+
+def test_who_is_unfit_takes_nothing_over(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "unfit", lambda: "it is in maintenance")
+    forwarder = Recorder()
+    assert vip.serve(fit, forwarder, "lb2", {"ask": "drain"}) == {"refused": "it is in maintenance"}
+    assert forwarder.peer == ""
+
+
+def test_unknown_questions_get_no_answer(fit: Any) -> None:
+    assert vip.serve(fit, Recorder(), "lb2", {"ask": "sing"}) is None
+
+
+# --- Hook -------------------------------------------------------------------------------------------
+
+
+def test_pauses_double_up_to_a_limit() -> None:
+    assert list(itertools.islice(vip.delays(), 8)) == [0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+def test_a_command_that_works_has_no_error() -> None:
+    assert vip.try_hook(["sh", "-c", '[ "$ADDRESS" = a ]'], {"ADDRESS": "a", "PATH": "/usr/bin:/bin"}, 5) == ""
+
+
+def test_a_command_that_fails_says_its_last_line() -> None:
+    said = vip.try_hook(["sh", "-c", "echo one; echo two >&2; exit 3"], {"PATH": "/usr/bin:/bin"}, 5)
+    assert said == "exit code 3: two"
+
+
+def test_a_command_that_hangs_ends_with_its_children(tmp_path: pathlib.Path) -> None:
+    mark = tmp_path / "late"
+    started = time.monotonic()
+    said = vip.try_hook(["sh", "-c", f"(sleep 1; touch {mark}) & sleep 60"], {"PATH": "/usr/bin:/bin"}, 0.3)
+    assert said == "no end within 0.3 s"
+    assert time.monotonic() - started < 5
+    time.sleep(1.2)
+    assert not mark.exists(), "a child went on"
+
+
+def test_flags_are_what_keepalived_tracks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vip, "RUN", tmp_path / "run")
+    assert not vip.flag("maintenance")
+    vip.set_flag("maintenance", True)
+    assert (tmp_path / "run/maintenance").read_text() == "1\n"
+    assert vip.flag("maintenance")
+    vip.set_flag("maintenance", False)
+    assert not vip.flag("maintenance")
+
+
+def test_settings_are_json(tmp_path: pathlib.Path) -> None:
+    assert vip.Host(json.loads(json.dumps(config()))).peers == {"lb2": "192.0.2.12"}
