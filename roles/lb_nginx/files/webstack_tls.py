@@ -71,7 +71,7 @@ class Refusal(Exception):
 
 def say(level: str, text: str) -> None:
     """Tell the journal, which reads the level, or a person, who need not."""
-    print(f"{'' if sys.stderr.isatty() else level}{text}", file=sys.stderr, flush=True)
+    print(f"{level if 'JOURNAL_STREAM' in os.environ else ''}{text}", file=sys.stderr, flush=True)
 
 
 # --- Certificates: pure ------------------------------------------------------------------------------------
