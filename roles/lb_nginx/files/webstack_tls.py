@@ -53,7 +53,7 @@ CHANNEL_NAME = "balancers.webstack.internal"
 HOUR = 3600
 DAY = 24 * HOUR
 #: How long another balancer may take to answer, and the authority to issue.
-CHANNEL_SECONDS = 5
+CHANNEL_SECONDS = 10
 ISSUE_SECONDS = 600
 RELOAD_SECONDS = 10
 ANSWER_BYTES = 4 << 20

@@ -62,7 +62,7 @@ def journal(balancer: str) -> str:
     return on(balancer, "journalctl --no-pager -o cat -n 30 -u webstack-tls.service")
 
 
-def wait_for(what: Any, seconds: float = 20) -> None:
+def wait_for(what: Any, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, journal("tls-lb1") + journal("tls-lb2")
@@ -194,7 +194,7 @@ def test_a_renewal_costs_no_request() -> None:
     program = (ROOT / "tests/lab/probe.py").read_text()
 
     def probe(host: str) -> dict[str, Any]:
-        words = f"python3 - https://{host}/ --seconds 12 --interval 0.01 --workers 2"
+        words = f"python3 - https://{host}/ --seconds 16 --interval 0.015 --timeout 15"
         result: dict[str, Any] = json.loads(on("tls-client", words, text=program))
         return result
 
@@ -202,13 +202,13 @@ def test_a_renewal_costs_no_request() -> None:
         probes = [pool.submit(probe, host) for host in SITES.values()]
         time.sleep(1)
         on("tls-lb1", "webstack-tls renew")
-        wait_for(both_serve_the_same, 8)
+        wait_for(both_serve_the_same)
         results = [each.result() for each in probes]
     assert served("tls-lb1") != before[0] and served("tls-lb2", "shop.example.test") != before[1]
     requests, failed = (sum(result[key] for result in results) for key in ("requests", "failed"))
     slowest = max(result["max_ms"] for result in results)
     print(f"figure: forced renewal on both balancers: {failed} of {requests} requests failed, slowest {slowest:.0f} ms")
-    assert requests >= 1000 and failed == 0, results
+    assert requests >= 2000 and failed == 0, results
 
 
 def test_the_other_one_renews_while_the_first_is_dead() -> None:
