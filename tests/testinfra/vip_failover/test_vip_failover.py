@@ -4,94 +4,39 @@ from __future__ import annotations
 
 import json
 import pathlib
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
-from rerun import play
-
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-SCENARIO = ROOT / "molecule/vip_failover"
-ADDRESS = "10.77.2.100"
-HOSTS = ("vip-lb1", "vip-lb2")
-RUN = "/run/webstack-vip"
-
-Seen = dict[str, Any]
-
-
-def docker(*arguments: str) -> None:
-    subprocess.run(["docker", *arguments], capture_output=True, check=True)
-
-
-def on(name: str, command: str) -> str:
-    done = subprocess.run(["docker", "exec", name, "bash", "-c", command], capture_output=True, check=False, text=True)
-    assert done.returncode == 0, f"{name}: {command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def alive(name: str) -> bool:
-    done = subprocess.run(
-        ["docker", "inspect", "-f", "{{.State.Status}}", name],
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    return done.stdout.strip() == "running"
-
-
-def owners() -> list[str]:
-    """Hosts with the address where it answers ARP; the copies on the loopback do not count."""
-    return [n for n in HOSTS if alive(n) and on(n, f"ip -o address show dev eth0 to {ADDRESS}")]
-
-
-def settled(seconds: float = 10) -> str:
-    """Wait until exactly one host owns the address and stays the owner; return it."""
-    deadline = time.monotonic() + seconds
-    last: list[str] = []
-    while time.monotonic() < deadline:
-        found = owners()
-        if len(found) == 1 and found == last:
-            return found[0]
-        last = found
-        time.sleep(0.3)
-    pytest.fail(f"owners of {ADDRESS} after {seconds} s: {last}")
-
-
-def other(name: str) -> str:
-    return HOSTS[1 - HOSTS.index(name)]
-
-
-def watch(act: Callable[[], None], seconds: float, interval: float = 0.01, before: float = 0.8) -> Seen:
-    """Ask the address every `interval` seconds, act meanwhile, and say what the client saw."""
-    arguments = [
-        f"http://{ADDRESS}/",
-        "--seconds",
-        str(seconds),
-        "--interval",
-        str(interval),
-    ]
-    arguments += ["--timeout", "0.5", "--by", "server"]
-    command = [
-        "docker",
-        "exec",
-        "--interactive",
-        "vip-client",
-        "python3",
-        "-",
-        *arguments,
-    ]
-    source = (ROOT / "tests/lab/probe.py").read_text()
-    with ThreadPoolExecutor(1) as pool:
-        probe = pool.submit(subprocess.run, command, input=source, capture_output=True, check=False, text=True)
-        time.sleep(before)
-        act()
-        done = probe.result()
-    assert done.returncode == 0, done.stderr
-    seen: Seen = json.loads(done.stdout)
-    return seen
+from rerun import assert_refused, play
+from vip_lab import (
+    ADDRESS,
+    ADDRESS6,
+    CLIENT,
+    FAULTS,
+    HOSTS,
+    RUN,
+    Fault,
+    Seen,
+    alive,
+    boot,
+    cut_and_heal,
+    docker,
+    heal,
+    hold,
+    modern,
+    on,
+    one_round,
+    other,
+    owners,
+    partition,
+    repair,
+    settled,
+    start_on_client,
+    wait_for_peers,
+    watch,
+)
 
 
 def tell(what: str, seen: Seen) -> None:
@@ -100,38 +45,26 @@ def tell(what: str, seen: Seen) -> None:
     )
 
 
-def modern() -> bool:
-    """Whether this is keepalived 2.3: it steps back after a freeze, and checks more often than once a second."""
-    return "v2.2." not in on(HOSTS[0], "keepalived --version 2>&1 | head -1")
+def findings(name: str) -> str:
+    """What the doctor says now; its exit code is 1 when it says anything."""
+    return on(name, "webstack-vip doctor || true")
 
 
-def boot(name: str) -> None:
-    docker("start", name)
-    deadline = time.monotonic() + 30
+def wait_for(name: str, command: str, text: str, seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    said = ""
     while time.monotonic() < deadline:
-        state = subprocess.run(
-            ["docker", "exec", name, "systemctl", "is-active", "nginx"],
-            capture_output=True,
-            check=False,
-            text=True,
-        )
-        if state.stdout.strip() == "active":
+        said = on(name, command)
+        if text in said:
             return
-        time.sleep(0.2)
-    pytest.fail(f"{name} did not come back")
+        time.sleep(0.5)
+    pytest.fail(f"{name}: {command}: no {text!r} in {said!r}")
 
 
 @pytest.fixture
 def owner() -> Iterator[str]:
     yield settled()
-    for name in HOSTS:
-        subprocess.run(["docker", "unpause", name], capture_output=True, check=False)
-        if not alive(name):
-            boot(name)
-        on(
-            name,
-            f"systemctl kill --signal=CONT nginx; systemctl start nginx; echo 0 > {RUN}/maintenance",
-        )
+    repair()
 
 
 # --- keepalived -------------------------------------------------------------------------------------
@@ -140,146 +73,338 @@ def owner() -> Iterator[str]:
 class TestKeepalived:
     """The default engine, as converge left it."""
 
-    def test_one_host_owns_the_address_and_both_could_answer_it(self) -> None:
+    def test_one_host_owns_both_families_and_each_could_answer(self) -> None:
         name = settled()
+        assert settled(address=ADDRESS6) == name, "the addresses are apart"
         assert watch(lambda: None, 1)["by"].keys() == {name}
+        assert watch(lambda: None, 1, url=f"http://[{ADDRESS6}]/")["by"].keys() == {name}
         for host in HOSTS:
-            assert on(host, f"ip -o address show dev lo to {ADDRESS}")
+            for address in (ADDRESS, ADDRESS6):
+                assert on(host, f"ip -o address show dev lo to {address}")
 
-    def test_a_killed_host_costs_less_than_a_second_and_its_return_nothing(self, owner: str) -> None:
-        seen = watch(lambda: docker("kill", owner), 3)
-        tell("keepalived, host killed", seen)
-        assert seen["longest_outage_ms"] <= 1000, seen
-        assert settled() == other(owner)
-        back = watch(lambda: boot(owner), 6, interval=0.02)
-        tell("keepalived, host returns", back)
-        assert back["failed"] == 0, back
-        assert settled() == other(owner), "the address moved back"
-
-    def test_a_frozen_host_loses_the_address_and_heals(self, owner: str) -> None:
-        seen = watch(lambda: docker("pause", owner), 3)
-        tell("keepalived, host frozen", seen)
-        assert seen["longest_outage_ms"] <= 1000, seen
-        healed = watch(lambda: docker("unpause", owner), 3)
-        tell("keepalived, host thawed", healed)
-        assert settled() == other(owner) or not modern()
-        assert healed["longest_outage_ms"] <= 1000, healed
-
-    def test_a_stopped_web_server_costs_less_than_a_second(self, owner: str) -> None:
-        seen = watch(lambda: on(owner, "systemctl stop nginx") and None, 2.5)
-        tell("keepalived, nginx stopped", seen)
-        assert seen["longest_outage_ms"] <= 1000, seen
-        assert settled() == other(owner)
-        back = watch(lambda: on(owner, "systemctl start nginx") and None, 2.5)
-        tell("keepalived, nginx started again", back)
-        assert back["failed"] == 0, back
-        assert settled() == other(owner)
-
-    def test_a_killed_web_server_costs_less_than_a_second(self, owner: str) -> None:
-        seen = watch(lambda: on(owner, "kill -9 $(cat /run/nginx.pid)") and None, 2.5)
-        tell("keepalived, nginx killed", seen)
-        assert seen["longest_outage_ms"] <= 1000, seen
-        assert settled() == other(owner)
-
-    def test_a_hung_web_server_is_found(self, owner: str) -> None:
-        seen = watch(
-            lambda: on(owner, "systemctl kill --signal=STOP nginx") and None,
-            5,
-            interval=0.02,
-        )
-        tell("keepalived, nginx hung", seen)
-        assert seen["longest_outage_ms"] <= (2000 if modern() else 3500), seen
-        assert settled() == other(owner)
-
-    def test_maintenance_hands_the_address_over_unnoticed(self, owner: str) -> None:
-        seen = watch(lambda: on(owner, f"echo 1 > {RUN}/maintenance") and None, 2)
-        tell("keepalived, maintenance", seen)
-        assert seen["failed"] == 0, seen
-        assert settled() == other(owner)
-        back = watch(lambda: on(owner, f"echo 0 > {RUN}/maintenance") and None, 1.5)
-        assert back["failed"] == 0, back
-        assert settled() == other(owner), "the address moved back"
-
-    def test_a_reload_of_keepalived_is_not_noticed(self, owner: str) -> None:
-        seen = watch(lambda: on(owner, "systemctl reload keepalived") and None, 2)
-        tell("keepalived, reloaded", seen)
-        assert seen["failed"] == 0, seen
-        assert settled() == owner
-
-    def test_a_killed_keepalived_costs_next_to_nothing(self, owner: str) -> None:
-        seen = watch(lambda: on(owner, "systemctl kill --signal=KILL keepalived") and None, 3)
-        tell("keepalived, itself killed", seen)
-        assert seen["longest_outage_ms"] <= 300, seen
+    @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+    def test_a_fault_on_the_owner(self, fault: Fault, owner: str) -> None:
+        """One round; tests/bench/bench_vip.py takes as many as the bars need."""
+        seen = one_round(fault)
+        tell(f"keepalived, {fault.name}", seen)
+        if fault.worst_ms == 0:
+            assert seen["failed"] == 0, seen
+        else:
+            # Other work on the machine may double what the bars say; Debian 12 checks once a second at most.
+            assert seen["longest_outage_ms"] <= fault.worst_ms * 2 + (0 if modern() else 1500), seen
+        assert seen["back_failed"] == 0, f"the return cost something: {seen}"
         settled()
+
+    @pytest.mark.parametrize("address", [ADDRESS, ADDRESS6], ids=["ipv4", "ipv6"])
+    def test_a_planned_switchover_breaks_no_connection(self, address: str, owner: str) -> None:
+        wait_for_peers()
+        seen = hold(lambda: on(owner, "webstack-vip switchover"), address=address)
+        assert (seen["downloads_broken"], seen["idle_broken"]) == (0, 0), seen
+        assert seen["servers"] == [owner], "the old owner answers its connections to their end"
+        assert settled() == other(owner)
+        print(f"figure: planned switchover ({address}): 0 of 6 downloads and 0 of 6 idle connections broke")
+
+    def test_a_restart_of_the_web_server_breaks_no_download(self, owner: str) -> None:
+        wait_for_peers()
+        seen = hold(lambda: on(owner, "systemctl restart nginx"))
+        assert seen["downloads_broken"] == 0, seen
+
+    def test_a_crash_while_draining_ends_the_forwarding(self, owner: str) -> None:
+        wait_for_peers()
+        client = start_on_client("connections.py", ADDRESS, "--seconds", "2")
+        assert client.stdout is not None
+        assert client.stdout.readline().strip() == "ready"
+        docker("exec", "--detach", owner, "webstack-vip", "switchover")
+        rules = "nft list tables | grep -c webstack_drain || true"
+        wait_for(other(owner), rules, "2", 5)
+        docker("kill", owner)
+        wait_for(other(owner), rules, "0", 3)
+        assert on(other(owner), "cat /proc/sys/net/netfilter/nf_conntrack_tcp_loose").strip() == "1"
+        client.communicate(timeout=60)
+
+    def test_the_playbook_moves_the_address_unnoticed(self, owner: str) -> None:
+        wait_for_peers()
+        done: list[Any] = []
+        seen = watch(lambda: done.append(play("vip_failover", book="playbooks/switchover.yml")), 8, interval=0.02)
+        assert done[0].returncode == 0, done[0].stdout
+        assert seen["failed"] == 0, seen
+        assert settled() == other(owner)
+        refused = play("vip_failover", book="playbooks/switchover.yml", host=owner)
+        assert "owned nothing" in refused.stdout, refused.stdout
+
+    def test_the_last_balancer_does_not_hand_over(self, owner: str) -> None:
+        on(other(owner), "webstack-vip switchover")
+        said = docker("exec", owner, "bash", "-c", "webstack-vip switchover 2>&1", check=False)
+        assert f"no balancer can take over ({other(owner)}: it is in maintenance)" in said
+        assert settled() == owner
+        assert f"peer_unfit: {other(owner)}: could not take over: it is in maintenance" in findings(owner)
 
     def test_a_stranger_cannot_take_the_address(self, owner: str) -> None:
         advert = (
             "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 112); "
-            f"s.sendto(bytes([0x31, 51, 255, 1, 0, 10, 0, 0]) + socket.inet_aton('{ADDRESS}'), "
-            f"('{owner.replace('vip-lb', '10.77.2.1')}', 0))"
+            f"s.sendto(bytes([0x31, 51, 255, 1, 0, 10, 0, 0]) + socket.inet_aton('{ADDRESS}'), ('{HOSTS[owner]}', 0))"
         )
-        counter = "nft list table inet webstack_vrrp | grep -o 'packets [0-9]*' | head -1"
+        counter = "nft list counter inet webstack_vrrp foreign | grep -o 'packets [0-9]*'"
         before = on(owner, counter)
-        on("vip-client", f'python3 -c "{advert}"')
+        on(CLIENT, f'python3 -c "{advert}"')
         assert on(owner, counter) != before, "the packet was not dropped"
         assert settled() == owner
+
+    def test_rules_of_the_operator_stay_and_a_flush_is_made_up_for(self, owner: str) -> None:
+        on(owner, "nft add table inet operators_own")
+        on(owner, "systemctl reload webstack-vip-network")
+        assert "operators_own" in on(owner, "nft list tables")
+        on(owner, "nft delete table inet operators_own; systemctl start nftables; systemctl reload nftables")
+        assert "webstack_vrrp" in on(owner, "nft list tables")
+        on(owner, "systemctl stop nftables; systemctl start webstack-vip-network")
 
     def test_a_lost_reload_is_made_up_for(self, owner: str) -> None:
         on(owner, f"echo '# old' >> {RUN}/keepalived.conf")
         pid = on(owner, "systemctl show --property=MainPID --value keepalived")
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(watch, lambda: None, 6, 0.02)
-            done = play("vip_failover")
-            seen = running.result()
-        assert done.returncode == 0, done.stdout
+        done: list[Any] = []
+        seen = watch(lambda: done.append(play("vip_failover")), 8, interval=0.02)
+        assert done[0].returncode == 0, done[0].stdout
         assert seen["failed"] == 0, seen
         assert on(owner, "systemctl show --property=MainPID --value keepalived") == pid, "reloaded, not restarted"
         on(owner, f"cmp /etc/keepalived/keepalived.conf {RUN}/keepalived.conf")
         assert settled() == owner
 
-    def test_a_refused_configuration_leaves_the_good_one(self, owner: str) -> None:
-        before = on(owner, "sha256sum /etc/keepalived/keepalived.conf")
-        done = play("vip_failover", vip_failover_interface="eth9")
-        assert done.returncode != 0
-        assert "eth9" in done.stdout, done.stdout
-        assert on(owner, "sha256sum /etc/keepalived/keepalived.conf") == before
-        assert settled() == owner
+
+# --- Doctor -----------------------------------------------------------------------------------------
 
 
-def test_bad_input_is_refused_by_name() -> None:
+class TestDoctor:
+    """What it finds, and what it does about it."""
+
+    def test_a_healthy_pair_has_no_finding(self) -> None:
+        wait_for_peers()
+        for name in HOSTS:
+            assert "finds nothing wrong" in findings(name)
+
+    @pytest.mark.parametrize("what", ["vrrp", "all"])
+    def test_a_partition_heals_alone(self, what: str, owner: str) -> None:
+        seen, took, most = cut_and_heal(what)
+        tell(f"partition ({what})", seen)
+        print(f"figure: partition ({what}): {most} owners meanwhile, one {took:.2f} s after healing")
+        assert most == 2, "there was no partition"
+        assert took <= 1, took
+        # A request under way while the network learns another owner is reset; no outage follows.
+        assert seen["longest_outage_ms"] <= 100, seen
+        settled()
+
+    def test_it_finds_two_owners_and_alarms(self, owner: str) -> None:
+        partition("vrrp")
+        try:
+            wait_for(owner, "cat /var/log/alarm 2>/dev/null || true", f"{owner} both {ADDRESS}: owned by")
+            assert f"both: {ADDRESS}: owned by" in findings(owner)
+            wait_for(owner, f"cat {RUN}/metrics.prom", 'webstack_vip_finding{kind="both"} 1')
+        finally:
+            heal()
+        wait_for(owner, "cat /var/log/alarm", f"over {ADDRESS}: owned by")
+        keeper = settled()
+        wait_for(keeper, "journalctl -u webstack-vip-agent -n 5 -o cat", "announced the addresses once more")
+
+    def test_it_finds_a_stranger_and_a_silent_peer(self, owner: str) -> None:
+        # Clients do not ask for an address of their own: the stranger is the one that answers there.
+        on(CLIENT, f"ip address add {ADDRESS}/24 dev eth0")
+        try:
+            assert f"stranger: {ADDRESS}" in findings(owner)
+        finally:
+            on(CLIENT, f"ip address delete {ADDRESS}/24 dev eth0")
+        on(other(owner), "systemctl stop webstack-vip-agent")
+        assert f"peer_silent: {other(owner)}: does not answer" in findings(owner)
+        on(other(owner), "systemctl start webstack-vip-agent")
+
+    def test_it_finds_that_nobody_owns_the_address(self, owner: str) -> None:
+        for name in HOSTS:
+            on(name, f"echo 1 > {RUN}/maintenance")
+        time.sleep(1)
+        assert f"none: {ADDRESS}: no host owns it" in findings(owner)
+
+
+# --- Network managers -------------------------------------------------------------------------------
+
+
+class TestNetworkManagers:
+    """The address is in no file of theirs, and they do not take it away."""
+
+    def test_a_restart_of_networkd_leaves_the_address(self, owner: str) -> None:
+        file = "/etc/systemd/network/10-eth0.network"
+        text = f"[Match]\\nName=eth0\\n[Network]\\nAddress={HOSTS[owner]}/24\\n"
+        on(owner, f"mkdir -p {file[:-16]} && printf '{text}' > {file}")
+        on(owner, "systemctl unmask systemd-networkd && systemctl start systemd-networkd")
+        try:
+            wait_for(owner, "networkctl --no-pager --lines=0 status eth0", file)
+            done = play("vip_failover")
+            assert done.returncode == 0, done.stdout
+            assert on(owner, f"cat {file}.d/webstack-vip.conf")
+            name = settled()
+            seen = watch(lambda: on(name, "systemctl restart systemd-networkd || true"), 3)
+            tell("keepalived, networkd restarted", seen)
+            assert seen["failed"] == 0, seen
+            assert settled() == name
+        finally:
+            on(owner, f"systemctl stop systemd-networkd.socket systemd-networkd; rm -r {file} {file}.d")
+
+
+# --- Refusals ---------------------------------------------------------------------------------------
+
+
+REFUSALS: list[tuple[dict[str, Any], str]] = [
+    ({"vip_failover_addresses": ["10.77.2.100"]}, "vip_failover_addresses needs address/prefix: 10.77.2.100"),
+    ({"vip_failover_addresses": []}, "vip_failover_addresses is empty"),
+    ({"vip_failover_addresses": ["10.77.2.11/24"]}, "holds the own address of this host, 10.77.2.11"),
+    ({"vip_failover_addresses": ["10.77.2.12/24"]}, "holds the own address of another balancer, 10.77.2.12"),
+    ({"vip_failover_addresses": ["10.77.2.9/24", "10.77.2.9/24"]}, "holds 10.77.2.9 twice"),
+    ({"vip_failover_addresses": ["192.0.2.1/24"]}, "192.0.2.1/24 is outside of the networks of eth0: 10.77.2.0/24"),
+    ({"vip_failover_addresses": ["10.77.2.100/16"]}, "10.77.2.100/16 has another prefix than eth0"),
+    ({"vip_failover_addresses": ["10.77.2.255/24"]}, "10.77.2.255/24 is the network's own or its broadcast address"),
+    ({"vip_failover_addresses": ["2001:db8::1/64"]}, "2001:db8::1/64 is outside of the networks of eth0: fd77:2::/64"),
+    ({"vip_failover_peers": []}, "vip_failover_peers names no other balancer"),
+    (
+        {"vip_failover_peers": [{"name": "six", "address": "fd77:2::12"}]},
+        "vip_failover_peers: fd77:2::12 is IPv6, vip_failover_address is IPv4",
+    ),
+    ({"vip_failover_router_id": 300}, "vip_failover_router_id is not within 1-255"),
+    ({"vip_failover_check_url": "https://x/"}, "vip_failover_check_url is no http:// URL"),
+    ({"vip_failover_interface": "eth9"}, "vip_failover_interface eth9 is no interface of this host"),
+    ({"vip_failover_address": "10.77.2.99"}, "no interface carries vip_failover_address 10.77.2.99"),
+    ({"vip_failover_engine": "magic"}, "vip_failover_engine"),
+    ({"vip_failover_engine": "hook"}, "vip_failover_hook_command is empty"),
+    ({"vip_failover_engine": "classic"}, "the classic engine moves IPv4 addresses only"),
+    (
+        {"vip_failover_active_active": True},
+        "vip_failover_active_active needs two balancers and two addresses of one family",
+    ),
+    (
+        {
+            "vip_failover_active_active": True,
+            "vip_failover_router_id": 255,
+            "vip_failover_addresses": ["10.77.2.100/24", "10.77.2.101/24"],
+        },
+        "active-active takes 2 ids, which end above 255",
+    ),
+]
+
+
+def test_bad_input_is_refused_by_name(tmp_path: pathlib.Path) -> None:
+    assert_refused("vip_failover", "vip-lb1", REFUSALS, tmp_path)
+
+
+# --- Active-active ----------------------------------------------------------------------------------
+
+
+class TestActiveActive:
+    """Two addresses, one on each balancer; the scenario's hosts change over, and back by the next class."""
+
+    second = "10.77.2.101"
+
+    def test_each_serves_one_and_one_serves_both(self) -> None:
+        done = play(
+            "vip_failover",
+            webstack_virtual_addresses=[f"{ADDRESS}/24", f"{self.second}/24", f"{ADDRESS6}/64"],
+            vip_failover_active_active=True,
+            vip_failover_preempt_delay_seconds=2,
+        )
+        assert done.returncode == 0, done.stdout
+        deadline = time.monotonic() + 15
+        while (owners(), owners(self.second)) != (["vip-lb1"], ["vip-lb2"]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert (owners(), owners(self.second)) == (["vip-lb1"], ["vip-lb2"])
+        seen = watch(lambda: docker("kill", "vip-lb2"), 2.5, url=f"http://{self.second}/")
+        tell("active-active, host killed, its address", seen)
+        assert 0 < seen["longest_outage_ms"] <= 600, seen
+        assert owners(self.second) == ["vip-lb1"]
+        back = watch(lambda: boot("vip-lb2"), 8, interval=0.02, url=f"http://{self.second}/")
+        tell("active-active, it returns", back)
+        assert back["failed"] == 0, back
+        assert (owners(), owners(self.second)) == (["vip-lb1"], ["vip-lb2"])
+
+
+# --- hook -------------------------------------------------------------------------------------------
+
+
+TOKEN = "the-token-of-the-cloud"
+HOOKED = "198.51.100.7"
+COMMAND = (
+    'printf \'header = "Authorization: Bearer %s"\' "$TOKEN" | curl --silent --show-error --fail --config -'
+    ' --request POST "http://10.77.2.31:8080/route?address=$ADDRESS&host=$HOST_ADDRESS&state=$STATE&try=$TRY"'
+)
+
+
+@pytest.fixture(scope="class")
+def cloud() -> Iterator[None]:
+    server = start_on_client("cloud_api.py", "8080", TOKEN)
     done = play(
         "vip_failover",
-        vip_failover_addresses=["10.77.2.100", "10.77.2.11/24"],
-        vip_failover_peers=[],
-        vip_failover_router_id=300,
-        vip_failover_check_url="https://x/",
+        vip_failover_engine="hook",
+        webstack_virtual_addresses=[f"{HOOKED}/32"],
+        vip_failover_hook_command=["sh", "-c", COMMAND],
+        vip_failover_hook_environment={"TOKEN": TOKEN},
+        vip_failover_hook_timeout_seconds=1.5,
+        vip_failover_hook_refresh_seconds=5,
     )
-    assert done.returncode != 0
-    for message in (
-        "vip_failover_addresses needs address/prefix: 10.77.2.100",
-        "vip-lb1: vip_failover_addresses",
-        "vip_failover_addresses holds the own address of this host, 10.77.2.11",
-        "vip_failover_peers names no other balancer",
-        "vip_failover_router_id is not within 1-255",
-        "vip_failover_check_url is no http:// URL",
-    ):
-        assert message in " ".join(done.stdout.split()), done.stdout
-    assert "changed=0" in done.stdout
+    assert done.returncode == 0, done.stdout
+    assert TOKEN not in done.stdout
+    yield
+    on(CLIENT, f"ip route delete {HOOKED}/32 || true; kill $(pgrep -f '^python3 -u - 8080')")
+    server.wait(timeout=10)
 
 
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        ({"vip_failover_address": "10.77.2.99"}, "no interface carries vip_failover_address 10.77.2.99"),
-        ({"vip_failover_engine": "magic"}, "vip_failover_engine"),
-    ],
-    ids=["no-interface", "unknown-engine"],
-)
-def test_a_wrong_value_is_refused_by_name(variables: dict[str, Any], message: str) -> None:
-    done = play("vip_failover", **variables)
-    assert done.returncode != 0
-    assert message in " ".join(done.stdout.split()), done.stdout
-    assert "changed=0" in done.stdout
+@pytest.mark.usefixtures("cloud")
+class TestHook:
+    """A command moves the address; the cloud is an HTTP server on the client, which owns the route."""
+
+    def mood(self, word: str) -> None:
+        on(CLIENT, f"curl --silent --fail --request PUT 'http://127.0.0.1:8080/mood?is={word}'")
+
+    def calls(self) -> list[dict[str, str]]:
+        made: list[dict[str, str]] = json.loads(on(CLIENT, "curl --silent --fail http://127.0.0.1:8080/calls"))
+        return made
+
+    def master(self) -> str:
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            route = on(CLIENT, f"ip route show {HOOKED}")
+            for name, address in HOSTS.items():
+                if address in route and alive(name):
+                    return name
+            time.sleep(0.3)
+        pytest.fail("the cloud routes the address to nobody")
+
+    @pytest.mark.parametrize(("mood", "limit_ms"), [("well", 1500), ("failing", 3500), ("hanging", 6500)], ids=str)
+    def test_the_traffic_follows(self, mood: str, limit_ms: int) -> None:
+        name = self.master()
+        wait_for_peers()
+        before = len(self.calls())
+        self.mood(mood)
+        seen = watch(lambda: docker("kill", name), limit_ms / 1000 + 1.5, interval=0.02, url=f"http://{HOOKED}/")
+        tell(f"hook, host killed, the API {mood}", seen)
+        assert seen["longest_outage_ms"] <= limit_ms, seen
+        assert self.master() == other(name)
+        made = [c for c in self.calls()[before:] if c["host"] == HOSTS[other(name)] and c["state"] == "master"]
+        assert [c["try"] for c in made] == [str(n + 1) for n in range(len(made))], "one at a time, until it works"
+        # A refresh of the master before its death may have met one of the two bad answers.
+        assert len(made) == 1 if mood == "well" else len(made) in (2, 3), made
+        state = json.loads(on(other(name), f"cat {RUN}/hook.json"))
+        assert state[HOOKED]["moved"], state
+        boot(name)
+        assert self.master() == other(name), "the address moved back"
+
+    def test_what_somebody_else_moved_comes_back(self) -> None:
+        name = self.master()
+        on(CLIENT, f"ip route replace {HOOKED}/32 via {HOSTS[other(name)]}")
+        time.sleep(7)
+        assert self.master() == name
+        assert self.calls()[-1]["state"] == "refresh"
+
+    def test_the_secret_is_in_its_file_alone(self) -> None:
+        for name in HOSTS:
+            assert on(name, "stat -c %a /etc/webstack-vip/hook.env").strip() == "600"
+            found = on(name, f"grep -rl {TOKEN} /etc /run/webstack-vip 2>/dev/null || true").split()
+            assert found == ["/etc/webstack-vip/hook.env"]
+            assert TOKEN not in on(name, "journalctl --no-pager -o cat")
+            assert TOKEN not in on(name, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -v grep")
 
 
 # --- classic ----------------------------------------------------------------------------------------
@@ -290,6 +415,7 @@ class TestClassic:
 
     settings: ClassVar[dict[str, Any]] = {
         "vip_failover_engine": "classic",
+        "webstack_virtual_addresses": [f"{ADDRESS}/24"],
         "vip_failover_classic_interval_seconds": 5,
         "vip_failover_classic_check_enabled": True,
     }
@@ -299,31 +425,31 @@ class TestClassic:
         assert done.returncode == 0, done.stdout
         settled(15)
         for name in HOSTS:
-            assert on(name, "systemctl is-active keepalived || true").strip() == "inactive"
+            for unit in ("keepalived", "webstack-vip-handover", "webstack-vip-move"):
+                assert on(name, f"systemctl is-active {unit} || true").strip() == "inactive"
             assert not on(name, f"ip -o address show dev lo to {ADDRESS}")
             assert "webstack" not in on(name, "nft list tables")
-            left = "find /etc/keepalived /etc/sysctl.d /etc/webstack-vip -type f ! -name README\\* -print"
-            assert "webstack-vip.conf" not in on(name, left)
-            assert not on(name, "ls /etc/keepalived/keepalived.conf 2>/dev/null || true")
+            left = "/etc/keepalived/keepalived.conf /etc/sysctl.d/60-webstack-vip.conf /etc/webstack-vip/hook.env"
+            assert not on(name, f"ls {left} 2>/dev/null || true")
         again = play("vip_failover", **self.settings)
-        assert "changed=0" in again.stdout, again.stdout
-        assert "changed=1" not in again.stdout, again.stdout
+        assert again.returncode == 0
+        assert again.stdout.count("changed=0") == len(HOSTS), again.stdout
 
     def test_a_killed_host_loses_the_address_within_the_interval(self) -> None:
         name = settled()
-        seen = watch(lambda: docker("kill", name), 17, interval=0.05)
+        seen = watch(lambda: docker("kill", name), 15, interval=0.05)
         tell("classic every 5 s, host killed", seen)
         assert seen["longest_outage_ms"] <= 15_000, seen
         assert settled() == other(name)
         assert f"took {ADDRESS}" in on(other(name), "cat /var/log/webstack-vip.log")
-        back = watch(lambda: boot(name), 12, interval=0.05)
+        back = watch(lambda: boot(name), 10, interval=0.05)
         tell("classic every 5 s, host returns", back)
         assert back["failed"] == 0, back
         assert settled() == other(name)
 
     def test_a_dead_web_server_gives_the_address_up_on_request(self) -> None:
         name = settled()
-        seen = watch(lambda: on(name, "systemctl stop nginx") and None, 20, interval=0.05)
+        seen = watch(lambda: on(name, "systemctl stop nginx"), 17, interval=0.05)
         tell("classic every 5 s, nginx stopped", seen)
         assert seen["longest_outage_ms"] <= 17_000, seen
         assert settled() == other(name)
@@ -334,29 +460,40 @@ class TestClassic:
         on(other(name), f"ip address add {ADDRESS}/24 dev eth0")
         assert settled(20) in HOSTS
 
-    def test_the_way_back_leaves_nothing_either(self) -> None:
-        done = play("vip_failover")
-        assert done.returncode == 0, done.stdout
-        settled()
-        for name in HOSTS:
-            assert (
-                on(
-                    name,
-                    "ls -d /usr/local/sbin/webstack-vip /etc/systemd/system/webstack-vip.* 2>/dev/null || true",
-                )
-                == ""
-            )
-            assert "webstack-vip.timer" not in on(name, "systemctl list-timers --all")
-        assert watch(lambda: None, 1)["failed"] == 0
+
+# --- none -------------------------------------------------------------------------------------------
 
 
 class TestNone:
-    """Nothing moves an address."""
+    """Nothing moves an address; clients know both balancers by DNS."""
 
     def test_it_removes_the_engine(self) -> None:
         assert play("vip_failover", vip_failover_engine="none").returncode == 0
         for name in HOSTS:
             assert not on(name, f"ip -o address show to {ADDRESS}")
-            assert on(name, "systemctl is-active keepalived || true").strip() == "inactive"
-        assert play("vip_failover").returncode == 0
+            for unit in ("keepalived", "webstack-vip-agent", "webstack-vip-classic.timer"):
+                assert on(name, f"systemctl is-active {unit} || true").strip() == "inactive"
+            left = on(name, "ls -d /usr/local/sbin/webstack-vip* /etc/systemd/system/webstack-vip* 2>/dev/null || true")
+            assert left == ""
+
+    def test_a_client_that_tries_both_waits_for_its_own_limit(self) -> None:
+        """What curl does with two addresses of one name: it asks the second when the first does not answer."""
+        both = ",".join(HOSTS.values())
+        docker("kill", "vip-lb1")
+        try:
+            for limit in (0.2, 1):
+                asked = (
+                    "curl --silent --fail --output /dev/null --write-out '%{time_total}'"
+                    f" --connect-timeout {2 * limit} --resolve site.example.com:80:{both} http://site.example.com/"
+                )
+                took = float(on(CLIENT, asked))
+                print(f"figure: none, one balancer dead, connect limit {2 * limit} s: {1000 * took:.0f} ms a request")
+                assert took <= 2 * limit, took
+        finally:
+            boot("vip-lb1")
+
+    def test_the_way_back(self) -> None:
+        done = play("vip_failover")
+        assert done.returncode == 0, done.stdout
         settled()
+        assert watch(lambda: None, 1)["failed"] == 0
