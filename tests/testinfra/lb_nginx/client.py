@@ -1,7 +1,7 @@
 """Runs on the client host, fed through stdin: sends raw requests and prints what came back, as JSON.
 
-Argument: {"requests": [{address, port, tls, sni, method, target, host, headers, body, version, ciphers, timeout}],
-"workers": 1}. Raw sockets, because a decent HTTP library refuses to send what has to be tested.
+Argument: {"requests": [{address, port, tls, sni, method, target, host, headers, body, repeat, version, ciphers,
+timeout}], "workers": 1}. Raw sockets, because a decent HTTP library refuses to send what has to be tested.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def send(spec: dict[str, Any]) -> dict[str, Any]:
                     certificate=ssl.DER_cert_to_PEM_cert(certificate),
                 )
                 connection = tls
-            body = spec.get("body", "").encode()
+            body = spec.get("body", "").encode() * spec.get("repeat", 1)
             lines = [
                 f"{spec.get('method', 'GET')} {spec.get('target', '/')} HTTP/1.1",
                 "Connection: close",
