@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -225,6 +226,8 @@ def main() -> None:
     parser.add_argument("--costs", action="store_true", help="also ours without one feature after the other")
     parser.add_argument("--servers", nargs="*", type=int, help="numbers of servers to render; default 10 100 1000")
     options = parser.parse_args()
+    # A time limit of the caller's must not leave the lab behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench: ended from outside"))
     with tempfile.TemporaryDirectory() as folder, Lab(pathlib.Path(folder)) as lab:
         lab.role()
         if options.servers is not None:
