@@ -230,7 +230,8 @@ class TestNetworkManagers:
 
     def test_a_restart_of_networkd_leaves_the_address(self, owner: str) -> None:
         file = "/etc/systemd/network/10-eth0.network"
-        text = f"[Match]\\nName=eth0\\n[Network]\\nAddress={HOSTS[owner]}/24\\n"
+        own6 = HOSTS[owner].replace("10.77.2.", "fd77:2::")
+        text = f"[Match]\\nName=eth0\\n[Network]\\nAddress={HOSTS[owner]}/24\\nAddress={own6}/64\\n"
         on(owner, f"mkdir -p {file[:-16]} && printf '{text}' > {file}")
         on(owner, "systemctl unmask systemd-networkd && systemctl start systemd-networkd")
         try:
@@ -244,7 +245,7 @@ class TestNetworkManagers:
             assert seen["failed"] == 0, seen
             assert settled() == name
         finally:
-            on(owner, f"systemctl stop systemd-networkd.socket systemd-networkd; rm -r {file} {file}.d")
+            on(owner, f"systemctl stop systemd-networkd.socket systemd-networkd; rm -rf {file} {file}.d")
 
 
 # --- Refusals ---------------------------------------------------------------------------------------
