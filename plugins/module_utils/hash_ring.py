@@ -31,13 +31,12 @@ ALGORITHM = "ketama160a"
 DEFAULT_POINTS = 160
 
 _SPACE = 1 << 32
-# Not for security: a FIPS build of OpenSSL refuses MD5 without the flag. Python's own implementation, which
-# hashlib falls back to, takes half of OpenSSL's time on strings as short as these.
+# Python's own MD5, which hashlib falls back to, takes half of OpenSSL's time on strings as short as these. Where
+# Python was built without it: this is not for security, and a FIPS build of OpenSSL wants to be told.
 try:
-    from _md5 import md5 as _any_md5
-except ImportError:  # a Python that was built without it
-    from hashlib import md5 as _any_md5
-_md5 = partial(_any_md5, usedforsecurity=False)
+    from _md5 import md5 as _md5
+except ImportError:
+    _md5 = partial(hashlib.md5, usedforsecurity=False)
 _first_uint32 = struct.Struct("<I").unpack_from
 
 
@@ -58,7 +57,7 @@ class Move(NamedTuple):
 class Ring:
     """An immutable ring over logical shard names."""
 
-    __slots__ = ("_fingerprint", "_hashes", "_owners", "names", "points", "weights")
+    __slots__ = ("_bits", "_fingerprint", "_merged", "names", "points", "weights")
 
     names: tuple[str, ...]
     """Names in byte order."""
@@ -82,23 +81,22 @@ class Ring:
             raise ValueError("a ring needs at least one shard")
 
         order = sorted(encoded)
-        names = [encoded[raw][0] for raw in order]
-        # Point and rank of the name share one integer: sorting plain integers is several times faster
-        # than sorting tuples, and breaks ties by name without further ado.
-        bits = max(1, (len(order) - 1).bit_length())
+        # A point and the rank of its shard's name share one integer. Plain integers sort several times faster than
+        # tuples, and ties are broken by name without further ado.
+        bits = (len(order) - 1).bit_length()
+        suffixes = [b"-%d" % k for k in range(points // 4 * max(weight for _, weight in encoded.values()))]
         merged: list[int] = []
         for rank, raw in enumerate(order):
             labels = points // 4 * encoded[raw][1]
-            prefix = raw + b"-"
-            digests = b"".join([_md5(prefix + b"%d" % k).digest() for k in range(labels)])
+            digests = b"".join([_md5(raw + suffix).digest() for suffix in suffixes[:labels]])
             merged += [point << bits | rank for point in struct.unpack(f"<{labels * 4}I", digests)]
-        merged.sort()
-        mask = (1 << bits) - 1
-        self._hashes = [value >> bits for value in merged]
-        self._owners = [names[value & mask] for value in merged]
+        # Python has a fast comparison for floats, not for integers beyond 30 bits; floats are exact up to 53.
+        merged.sort(key=float if bits <= 21 else None)
+        self._bits = bits
+        self._merged = merged
         self._fingerprint: str | None = None
-        self.names = tuple(names)
-        self.weights = {name: encoded[raw][1] for raw, name in zip(order, names, strict=True)}
+        self.names = tuple(encoded[raw][0] for raw in order)
+        self.weights = dict(encoded[raw] for raw in order)
         self.points = int(points)
 
     def __repr__(self) -> str:
@@ -108,7 +106,9 @@ class Ring:
     def fingerprint(self) -> str:
         """Sixteen hex digits that are equal exactly where the rings are."""
         if self._fingerprint is None:
-            lines = "".join([f"{point:08x} {name}\n" for point, name in zip(self._hashes, self._owners, strict=True)])
+            endings = [f" {name}\n" for name in self.names]
+            bits, mask = self._bits, (1 << self._bits) - 1
+            lines = "".join([f"{value >> bits:08x}{endings[value & mask]}" for value in self._merged])
             self._fingerprint = hashlib.sha256(lines.encode()).hexdigest()[:16]
         return self._fingerprint
 
@@ -120,28 +120,29 @@ class Ring:
             raise ValueError(f"a key must be a string or bytes, not {type(key).__name__}") from None
         if b"{" in raw:
             raw = _hash_tag(raw)
-        index = bisect_left(self._hashes, _first_uint32(_md5(raw).digest())[0])
-        try:
-            return self._owners[index]
-        except IndexError:
-            return self._owners[0]
+        return self._owner(_first_uint32(_md5(raw).digest())[0])
+
+    def _owner(self, value: int) -> str:
+        """Return the name of the shard that owns a hash."""
+        merged = self._merged
+        index = bisect_left(merged, value << self._bits)
+        # Counted from the end, so that the place behind the last point is the first point.
+        return self.names[merged[index - len(merged)] & (1 << self._bits) - 1]
 
     def continuum(self) -> list[tuple[int, str]]:
         """Return the points in ring order, each with the shard that it belongs to."""
-        return list(zip(self._hashes, self._owners, strict=True))
+        bits, mask = self._bits, (1 << self._bits) - 1
+        return [(value >> bits, self.names[value & mask]) for value in self._merged]
 
     def shares(self) -> dict[str, Fraction]:
         """Return each shard's exact part of the key space; the parts sum to 1."""
+        continuum = self.continuum()
         owned = dict.fromkeys(self.names, 0)
-        previous = self._hashes[-1] - _SPACE
-        for point, name in zip(self._hashes, self._owners, strict=True):
+        previous = continuum[-1][0] - _SPACE
+        for point, name in continuum:
             owned[name] += point - previous
             previous = point
         return {name: Fraction(length, _SPACE) for name, length in owned.items()}
-
-    def _owner_of_hash(self, value: int) -> str:
-        index = bisect_left(self._hashes, value)
-        return self._owners[index if index < len(self._owners) else 0]
 
 
 def moved(old: Ring, new: Ring) -> Move:
@@ -149,10 +150,10 @@ def moved(old: Ring, new: Ring) -> Move:
     # Between two neighbouring points of either ring the owner is constant in both.
     gained = dict.fromkeys(sorted({*old.names, *new.names}, key=str.encode), 0)
     lost = dict.fromkeys(gained, 0)
-    borders = sorted({*old._hashes, *new._hashes})
+    borders = sorted({point for ring in (old, new) for point, _ in ring.continuum()})
     previous = borders[-1] - _SPACE
     for border in borders:
-        before, after = old._owner_of_hash(border), new._owner_of_hash(border)
+        before, after = old._owner(border), new._owner(border)
         if before != after:
             gained[after] += border - previous
             lost[before] += border - previous
