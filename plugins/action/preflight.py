@@ -163,7 +163,15 @@ class Inventory:
         for name in ("ansible_play_hosts", "ansible_play_hosts_all", "ansible_play_batch"):
             self._extra[name] = self.checked
         self._hosts: dict[str, Host] = {}
-        self._sentinels, self._no_sentinels = _sentinels(self.groups)
+        self._sentinels, self._no_sentinels = _sentinels(self.groups, self._engine())
+
+    def _engine(self) -> str:
+        """Return what the cache is: it decides which hosts run a sentinel. What is no engine is reported elsewhere."""
+        for host in self.groups.get("redis", ()):
+            engine = self._hostvars[host].get("webstack_cache_engine")
+            if engine in _shard_layout.ENGINES:
+                return str(engine)
+        return _shard_layout.RING
 
     def host(self, name: str) -> Host:
         """Return a host with the defaults of the roles of its groups."""
@@ -291,14 +299,15 @@ class Inventory:
             yield from check(name, hosts, values)
 
 
-def _sentinels(groups: Mapping[str, Sequence[str]]) -> tuple[set[str], str | None]:
+def _sentinels(groups: Mapping[str, Sequence[str]], engine: str) -> tuple[set[str], str | None]:
     """Return the hosts that run a sentinel, whatever their group, or why there are none."""
     names = {host for members in groups.values() for host in members}
     placeholders = {name: {_shard_layout.ADDRESS_VARIABLE: name} for name in names}
     try:
-        return {str(sentinel["name"]) for sentinel in _shard_layout.sentinels(groups, placeholders)}, None
+        chosen = _shard_layout.sentinels(groups, placeholders, engine=engine)
     except ValueError as error:
         return set(), str(error)
+    return {str(sentinel["name"]) for sentinel in chosen}, None
 
 
 def _undefined(error: BaseException) -> str | None:

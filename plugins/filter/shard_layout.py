@@ -11,12 +11,14 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout
 
 
-def shard_layout(hosts: Sequence[str], hostvars: Mapping[str, Any], port: int = 6379) -> list[dict[str, Any]]:
+def shard_layout(
+    hosts: Sequence[str], hostvars: Mapping[str, Any], port: int = 6379, engine: str = "ring"
+) -> list[dict[str, Any]]:
     """Return the shards of these hosts."""
     if isinstance(hosts, str) or not isinstance(hosts, Sequence):
         raise AnsibleFilterError(f"webstack.ha.shard_layout: a list of host names is expected, got {hosts!r}")
     try:
-        return _shard_layout.layout(hosts, hostvars, port)
+        return _shard_layout.layout(hosts, hostvars, port, engine)
     except ValueError as exc:
         raise AnsibleFilterError(f"webstack.ha.shard_layout: {exc}") from exc
 

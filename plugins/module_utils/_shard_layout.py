@@ -16,7 +16,16 @@ ADDRESS_VARIABLE = "webstack_address"
 SENTINEL_GROUP = "sentinel"
 FALLBACK_GROUPS = ("redis", "lb", "was", "db")
 SENTINEL_COUNT = 3
+RING, CLUSTER, SINGLE = "ring", "redis_cluster", "single"
+ENGINES = (RING, CLUSTER, SINGLE)
+# A Redis Cluster elects a new primary by the majority of its primaries.
+CLUSTER_HOSTS = 3
 HIGHEST_PORT = 65535
+NAME_VARIABLE = "redis_shard_name"
+WEIGHT_VARIABLE = "redis_shard_weight"
+# What the ring, a systemd unit, a file name and Sentinel all take without quoting.
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+SHARD_NAME_WORDS = "letters, digits, '_', '-' and '.', beginning with a letter or digit"
 
 
 def addresses(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -48,34 +57,74 @@ def _port(port: Any, count: int) -> int:
     return number
 
 
-def layout(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 6379) -> list[dict[str, Any]]:
+def _name(host: str, variables: Mapping[str, Any]) -> str:
+    name = variables.get(NAME_VARIABLE, host)
+    if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
+        raise ValueError(f"host '{host}': {NAME_VARIABLE} must be {SHARD_NAME_WORDS}, got {name!r}")
+    return str(name)
+
+
+def _weight(host: str, variables: Mapping[str, Any]) -> int:
+    weight = variables.get(WEIGHT_VARIABLE, 1)
+    # A value from the command line is a text.
+    number = int(weight) if isinstance(weight, str) and weight.isdecimal() else weight
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"host '{host}': {WEIGHT_VARIABLE} must be an integer of at least 1, got {weight!r}")
+    return int(number)
+
+
+def _engine(engine: Any) -> str:
+    if engine not in ENGINES:
+        raise ValueError(f"webstack_cache_engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    return str(engine)
+
+
+def layout(
+    hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 6379, engine: str = RING
+) -> list[dict[str, Any]]:
     """Return one shard per host: its first node there, its replica on the next host (wrapping).
 
-    Both nodes of a shard have the shard's own port, so the two instances of a host never clash.
+    Every host has the same two ports, its own shard's and, one above, the replica's. Neither names nor ports depend
+    on how many hosts there are, so a host that comes or goes, wherever in the list, changes nothing of the others'
+    but where one replica lives. A Redis Cluster has the same instances; a single server is the first host's.
     """
-    base = _port(port, len(hosts))
+    engine = _engine(engine)
+    if engine == CLUSTER and len(hosts) < CLUSTER_HOSTS:
+        raise ValueError(
+            f"webstack_cache_engine {CLUSTER} needs {CLUSTER_HOSTS} hosts in the group redis, there are {len(hosts)}"
+        )
+    base = _port(port, 2)
     known = addresses(hosts, hostvars)
     shards: list[dict[str, Any]] = []
     for index, host in enumerate(hosts):
-        members = [host] if len(hosts) == 1 else [host, hosts[(index + 1) % len(hosts)]]
+        places = [(host, base)]
+        if len(hosts) > 1:
+            places.append((hosts[(index + 1) % len(hosts)], base + 1))
         shards.append(
             {
-                "name": f"s{index + 1}",
-                "weight": 1,
-                "port": base + index,
-                "nodes": [{"name": name, "address": known[name], "port": base + index} for name in members],
+                "name": _name(host, hostvars[host]),
+                "weight": _weight(host, hostvars[host]),
+                "nodes": [{"name": name, "address": known[name], "port": number} for name, number in places],
             }
         )
-    return shards
+    for name in _twice(shard["name"] for shard in shards):
+        owners = [str(shard["nodes"][0]["name"]) for shard in shards if shard["name"] == name]
+        raise ValueError(f"hosts '{owners[0]}' and '{owners[1]}' have the same shard name: {name}")
+    return shards[:1] if engine == SINGLE else shards
 
 
 def sentinels(
-    groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 26379
+    groups: Mapping[str, Sequence[str]],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    port: Any = 26379,
+    engine: str = RING,
 ) -> list[dict[str, Any]]:
     """Return the sentinels: the hosts of the group "sentinel", else three hosts of the other tiers.
 
-    Without a Redis host there is nothing to watch.
+    Without a Redis host there is nothing to watch, and only the ring is watched by sentinels.
     """
+    if _engine(engine) != RING:
+        return []
     number = _port(port, 1)
     if not groups.get(SENTINEL_GROUP) and not groups.get(FALLBACK_GROUPS[0]):
         return []
@@ -112,8 +161,8 @@ def problems(shards: Sequence[Mapping[str, Any]], sentinel_list: Sequence[Mappin
         found.append(f"{shards_name} has two shards named {name}")
     for shard in shards:
         name, nodes = shard["name"], shard["nodes"]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-            found.append(f"{shards_name}: the name of shard {name!r} may have letters, digits and _ only")
+        if not SHARD_NAME.fullmatch(name):
+            found.append(f"{shards_name}: the name of shard {name!r} must be {SHARD_NAME_WORDS}")
         if not nodes:
             found.append(f"{shards_name}: shard {name} has no node")
         for key in ("name", "address"):
