@@ -162,15 +162,12 @@ class Site:
             sentinel.masters = {name: ("127.0.0.1", server.port) for name, server in self.servers.items()}
         self.path = directory / "cache.json"
         self.content: dict[str, Any] = {
+            "engine": "ring",
             "algorithm": "ketama160a",
             "points": 160,
-            "nodes": [{"name": name, "weight": 1} for name in NAMES],
             "fingerprint": Ring(dict.fromkeys(NAMES, 1)).fingerprint,
-            "shards": {
-                name: [{"name": name, "address": "127.0.0.1", "port": server.port}]
-                for name, server in self.servers.items()
-            },
-            "sentinels": [{"name": "x", "address": "127.0.0.1", "port": sentinel.port} for sentinel in self.sentinels],
+            "shards": {name: [f"127.0.0.1:{server.port}"] for name, server in self.servers.items()},
+            "sentinels": [f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels],
             "password": "secret",
         }
         self.write()
@@ -568,16 +565,22 @@ def test_the_breaker_needs_two_errors_in_a_row() -> None:
     [
         (
             {"fingerprint": "0" * 16},
-            "the fingerprint is 0000000000000000, but these nodes make the ring",
+            "the fingerprint is 0000000000000000, but these shards make the ring",
         ),
-        ({"points": 320}, "but these nodes make the ring"),
-        ({"nodes": [{"name": "s1", "weight": 1}]}, "but these nodes make the ring"),
+        ({"points": 320}, "but these shards make the ring"),
+        ({"weights": {"s1": 2}}, "but these shards make the ring"),
         ({"algorithm": "maglev"}, "unknown algorithm 'maglev'"),
         ({"shards": {"s1": [], "s2": [], "s3": []}}, "without a server: s1"),
-        ({"shards": {}}, "differ in: s1, s2, s3"),
-        ({"nodes": None}, "cache.json"),
-        ({"nodes": [{"name": "s1"}]}, "'weight' is missing"),
-        ({"nodes": [{"name": "s1", "weight": 0}]}, "weight of shard 's1'"),
+        ({"shards": {}}, "at least one shard"),
+        ({"shards": None}, "cache.json"),
+        ({"shards": {"s1": "127.0.0.1:1"}}, "must be a list of addresses"),
+        ({"shards": {"s1": ["127.0.0.1"]}}, "'127.0.0.1' is not an address like"),
+        ({"shards": {"s1": ["::1:6379"]}}, "'::1:6379' must stand in brackets"),
+        ({"weights": {"s9": 2}}, "weights of shards that do not exist: s9"),
+        ({"weights": {"s1": 0}}, "weight of shard 's1'"),
+        ({"engine": "redis_cluster"}, "the engine is 'redis_cluster', this client is for 'ring'"),
+        ({"next": {"points": 160}}, "'shards' is missing"),
+        ({"tls": {}}, "'ca' is missing"),
     ],
 )
 def test_a_wrong_file_is_refused(site: Site, changes: dict[str, Any], message: str) -> None:

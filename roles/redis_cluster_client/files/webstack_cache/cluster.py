@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -17,6 +17,7 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 
 from .breaker import Breaker
 from .configuration import Address, Configuration, load
+from .ring import Ring
 
 TIMEOUT_SECONDS = 0.25
 # How long a sentinel that did not answer is passed over.
@@ -82,27 +83,90 @@ class _Discovery(Sentinel):
         raise MasterNotFoundError(f"no sentinel knows a master of {service_name} ({'; '.join(errors) or 'all down'})")
 
 
+class Moving(Exception):
+    """The key changes its owner in the change of the ring that is under way: it is on no shard for now."""
+
+    def __init__(self, key: str | bytes, shards: tuple[Shard, Shard]) -> None:
+        super().__init__(f"{key!r} moves from {shards[0].name} to {shards[1].name}")
+        self.shards = shards
+
+
 class Shard:
     """One shard: a client of its current master, and a breaker."""
 
     def __init__(self, name: str, client: redis.Redis) -> None:
         self.name = name
         self.client = client
+        self.reader = client
         self.breaker = Breaker(name, client.ping)
+
+    def call(self, *command: Any, write: bool, repeat: bool = True) -> Any:
+        """Send one command and return its reply as it comes (bytes, int, list or None).
+
+        ShardUnavailable says that there was none; a reply that blames the caller is raised as it is. Everything
+        else is done here: the breaker, one repetition (unless the command may not run twice), a replica that
+        reads prefer and the way back to the master, and what a lost write leaves to be forgotten.
+        """
+        error: BaseException | None = None
+        if self.allows(write):
+            for last in (not repeat, True):
+                try:
+                    connection = (self.client if write else self.reader).connection_pool.get_connection()
+                    try:
+                        connection.send_command(*command)
+                        reply = connection.read_response()
+                    finally:
+                        self.client.connection_pool.release(connection)
+                except UNREACHABLE as exc:
+                    if not last and is_worth_repeating(exc):
+                        continue
+                    error = exc
+                    self.failed(exc)
+                except redis.ResponseError as exc:
+                    if not is_refusal(exc):
+                        raise
+                    error = exc
+                else:
+                    self.succeeded()
+                    return reply
+                break
+        raise ShardUnavailable(f"shard {self.name} does not answer") from error
+
+    def allows(self, write: bool) -> bool:
+        """Tell whether the shard may be asked. After an outage it takes writes before it is read again."""
+        return self.breaker.allows()
+
+    def succeeded(self) -> None:
+        """Say that it answered."""
+        self.breaker.succeeded()
+
+    def failed(self, error: BaseException) -> None:
+        """Say that it did not answer."""
+        self.breaker.failed(error)
+
+    def wrote(self, *keys: str) -> None:
+        """Say which keys it took: the last ones are forgotten if a replica takes over."""
+
+    def dropped(self, *keys: str) -> None:
+        """Say which keys' writes did not reach it, or nobody knows: they are forgotten before it is read again.
+
+        Without a key: all of them.
+        """
 
 
 class Cluster:
     """All shards of one configuration. One per process, shared by its threads, usable after a fork."""
 
     def __init__(self, configuration: Configuration, **options: Any) -> None:
-        self.ring = configuration.ring
+        self._current = configuration.current
+        self._next = configuration.next
         connection: dict[str, Any] = {
             "socket_timeout": TIMEOUT_SECONDS,
             "socket_connect_timeout": TIMEOUT_SECONDS,
             "socket_keepalive": True,
             "protocol": 2,
-            "username": configuration.username,
-            "password": configuration.password,
+            "username": configuration.access.username,
+            "password": configuration.access.password,
             **options,
             # Repeating is decided here, where it is known which operations may run twice.
             "retry": Retry(NoBackoff(), 0),
@@ -120,8 +184,28 @@ class Cluster:
                 client = redis.Redis(servers[0].host, servers[0].port, **connection)
             self.shards[name] = Shard(name, client)
 
+    @property
+    def ring(self) -> Ring:
+        """The ring that reads use."""
+        return self._current.ring
+
+    def refresh(self) -> None:
+        """Look whether the file changed, at most once a second. Call it before each operation."""
+
     def shard_of(self, key: str | bytes) -> Shard:
-        return self.shards[self.ring.locate(key)]
+        """Return the shard that owns the key; raise Moving while the key changes its owner."""
+        name = self._current.ring.locate(key)
+        if self._next and (later := self._next.ring.locate(key)) != name:
+            raise Moving(key, (self.shards[name], self.shards[later]))
+        return self.shards[name]
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Delete keys that change their owner from both of their shards."""
+        batches: dict[str, list[Command]] = {}
+        for key in keys:
+            for layout in (self._current, self._next or self._current):
+                batches.setdefault(layout.ring.locate(key), []).append(("UNLINK", key))
+        self.exchange(batches)
 
     def reset_after_fork(self) -> None:
         # The connection pools of redis-py notice a fork themselves.
