@@ -22,15 +22,16 @@ from __future__ import annotations
 import hashlib
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
 ALGORITHM = "ketama160a"
 DEFAULT_POINTS = 160
+SPACE = 1 << 32
+"""Number of hashes."""
 
-_SPACE = 1 << 32
 # Python's own MD5, which hashlib falls back to, takes half of OpenSSL's time on strings as short as these. Where
 # Python was built without it: this is not for security, and a FIPS build of OpenSSL wants to be told.
 try:
@@ -138,29 +139,37 @@ class Ring:
         """Return each shard's exact part of the key space; the parts sum to 1."""
         continuum = self.continuum()
         owned = dict.fromkeys(self.names, 0)
-        previous = continuum[-1][0] - _SPACE
+        previous = continuum[-1][0] - SPACE
         for point, name in continuum:
             owned[name] += point - previous
             previous = point
-        return {name: Fraction(length, _SPACE) for name, length in owned.items()}
+        return {name: Fraction(length, SPACE) for name, length in owned.items()}
+
+
+def arcs(old: Ring, new: Ring) -> Iterator[tuple[int, int, str, str]]:
+    """Yield the key space in arcs: before the first hash, the last hash, owner in the old ring, owner in the new one.
+
+    The first arc spans the end of the key space: it begins below zero.
+    """
+    # Between two neighbouring points of either ring the owner is constant in both.
+    borders = sorted({point for ring in (old, new) for point, _ in ring.continuum()})
+    previous = borders[-1] - SPACE
+    for border in borders:
+        yield previous, border, old._owner(border), new._owner(border)
+        previous = border
 
 
 def moved(old: Ring, new: Ring) -> Move:
     """Return exactly which part of the key space changes its owner from the old ring to the new one."""
-    # Between two neighbouring points of either ring the owner is constant in both.
     gained = dict.fromkeys(sorted({*old.names, *new.names}, key=str.encode), 0)
     lost = dict.fromkeys(gained, 0)
-    borders = sorted({point for ring in (old, new) for point, _ in ring.continuum()})
-    previous = borders[-1] - _SPACE
-    for border in borders:
-        before, after = old._owner(border), new._owner(border)
+    for start, end, before, after in arcs(old, new):
         if before != after:
-            gained[after] += border - previous
-            lost[before] += border - previous
-        previous = border
+            gained[after] += end - start
+            lost[before] += end - start
     return Move(
-        Fraction(sum(gained.values()), _SPACE),
-        {name: Change(Fraction(gained[name], _SPACE), Fraction(lost[name], _SPACE)) for name in gained},
+        Fraction(sum(gained.values()), SPACE),
+        {name: Change(Fraction(gained[name], SPACE), Fraction(lost[name], SPACE)) for name in gained},
     )
 
 
