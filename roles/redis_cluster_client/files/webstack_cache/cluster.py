@@ -100,8 +100,11 @@ class Shard:
         self.reader = client
         self.breaker = Breaker(name, client.ping)
 
-    def call(self, *command: Any, write: bool, repeat: bool = True) -> Any:
+    def call(self, *command: Any, write: bool, repeat: bool = True, forget: str | None = None) -> Any:
         """Send one command and return its reply as it comes (bytes, int, list or None).
+
+        `forget` names the key whose old value must not be seen again when the write is lost. Without it nothing
+        is forgotten: what add() and a lock lose was no value, and the key may be somebody else's by then.
 
         ShardUnavailable says that there was none; a reply that blames the caller is raised as it is. Everything
         else is done here: the breaker, one repetition (unless the command may not run twice), a replica that
@@ -128,8 +131,12 @@ class Shard:
                     error = exc
                 else:
                     self.succeeded()
+                    if forget is not None:
+                        self.wrote(forget)
                     return reply
                 break
+        if forget is not None:
+            self.dropped(forget)
         raise ShardUnavailable(f"shard {self.name} does not answer") from error
 
     def allows(self, write: bool) -> bool:
@@ -213,9 +220,12 @@ class Cluster:
             shard.breaker.reset()
 
     def exchange(
-        self, batches: Mapping[str, Sequence[Command]]
+        self, batches: Mapping[str, Sequence[Command]], forget: Mapping[str, Sequence[str]] | None = None
     ) -> tuple[dict[str, list[Any]], dict[str, BaseException | None]]:
         """Send each shard its commands, to all of them first, then read from all.
+
+        `forget` makes it a write: it says, by shard, which keys are forgotten where the write is lost (see
+        Shard.dropped: without keys all of them).
 
         Every command must be one that may run twice. Returns the replies of the shards that answered (an
         error reply stands in its place in the list), and the other shards, each with its error, or with
@@ -232,8 +242,12 @@ class Cluster:
         for name, error in failures.items():
             if error:
                 self.shards[name].breaker.failed(error)
+            if forget is not None:
+                self.shards[name].dropped(*forget[name])
         for name in replies:
             self.shards[name].breaker.succeeded()
+            if forget is not None and forget[name]:
+                self.shards[name].wrote(*forget[name])
         return replies, failures
 
     def _exchange_once(
