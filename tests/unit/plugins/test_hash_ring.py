@@ -354,12 +354,25 @@ def test_filter_problems() -> None:
     ("name", "arguments", "message"),
     [
         ("ring", ["s1"], "expected a list of shards, not str"),
-        ("ring", [None], "expected a list of shards"),
         ("ring", [["s1"]], "shard number 1 must be a dictionary with a name"),
         ("ring", [[{"name": "s1"}, {"weight": 1}]], "shard number 2"),
         ("ring", [[{"name": ["s1"]}]], "must be strings"),
         ("ring", [[{"name": "s1"}, {"name": "s1"}]], "named twice"),
         ("ring", [[]], "at least one shard"),
+        ("ring", [None], "expected a list of shards, not NoneType"),
+        ("ring", [{"s1": 1}], "expected a list of shards, not dict"),
+        ("ring", [[{"name": 1}]], "must be a string, not int"),
+        ("ring", [[{"name": "s1", "weight": None}]], "weight of shard 's1' must be an integer of at least 1, not None"),
+        ("ring", [SHARDS, "160"], "points must be a positive multiple of 4, not '160'"),
+        ("ring", [SHARDS, 160.0], "points must be a positive multiple of 4, not 160.0"),
+        ("ring", [SHARDS, [160]], "points|unhashable"),
+        ("ring_locate", [SHARDS, ["a", None]], "key must be a string or bytes, not NoneType"),
+        ("ring_locate", [SHARDS, "\ud800"], "surrogates not allowed"),
+        ("ring_locate", [[], "a"], "at least one shard"),
+        ("ring_shares", [[]], "at least one shard"),
+        ("ring_moved", [SHARDS, []], "at least one shard"),
+        ("ring_moved", [[], SHARDS], "at least one shard"),
+        ("ring_moved", [SHARDS, [{"name": "s1", "weight": 0}]], "weight of shard 's1'"),
         ("ring_locate", [SHARDS, 5], "key must be"),
         ("ring_locate", [SHARDS], "missing 1 required"),
         (
@@ -378,3 +391,19 @@ def test_filter_problems() -> None:
 def test_filters_refuse(name: str, arguments: list[Any], message: str) -> None:
     with pytest.raises(AnsibleFilterError, match=rf"webstack\.ha\.{name}: .*{message}"):
         FILTERS[name](*arguments)
+
+
+@pytest.mark.parametrize("weight", [True, 1.0, "1", 0, -1, 1.5, [1], {"weight": 1}])
+@pytest.mark.parametrize("name", ["ring", "ring_locate", "ring_moved", "ring_shares"])
+def test_a_wrong_weight_is_refused_also_behind_a_good_one(name: str, weight: Any) -> None:
+    """The filters keep the last rings that they built; True and 1.0 are equal to 1 and yet no weights."""
+    rest = {"ring_locate": ["key"], "ring_moved": [SHARDS]}.get(name, [])
+    FILTERS[name]([{"name": "s1", "weight": 1}], *rest)
+    with pytest.raises(AnsibleFilterError, match=rf"webstack\.ha\.{name}: .*(weight of shard 's1'|weights integers)"):
+        FILTERS[name]([{"name": "s1", "weight": weight}], *rest)
+
+
+def test_wrong_points_are_refused_also_behind_good_ones() -> None:
+    FILTERS["ring_shares"](SHARDS, points=160)
+    with pytest.raises(AnsibleFilterError, match="positive multiple of 4"):
+        FILTERS["ring_shares"](SHARDS, points=160.0)
