@@ -127,12 +127,14 @@ def stage(name: str) -> list[Check]:
             Check("engine", ["bash", "tools/engine.sh"]),
             Check("images", python("tools/lab.py", "image", "lean", "warm")),
         ]
+    if word == "django":
+        return [Check("django-suite", python("tests/django_suite/run.py"))]
     if word == "molecule":
         return [check for scenario in ([part] if part else scenarios()) for check in molecule(scenario)]
     raise SystemExit(f"check: no stage {name!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")
 
 
-STAGES = ["lint", "unit", "integration", "sanity", "images", "molecule"]
+STAGES = ["lint", "unit", "integration", "sanity", "images", "django", "molecule"]
 
 
 def counts(check: Check, code: int) -> tuple[int, int]:
