@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import redis
+from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.core.cache.backends.redis import RedisCache, RedisCacheClient
@@ -256,15 +256,13 @@ class RingCacheClient(RedisCacheClient):
             return {}
         replies, failures = self.cluster.exchange(batches, forget)
         refused: redis.ResponseError | None = None
-        for name, results in replies.items():
+        for results in replies.values():
             for index, reply in enumerate(results):
                 if isinstance(reply, redis.ResponseError):
                     if not is_refusal(reply):
                         raise reply
                     refused = reply
                     results[index] = None
-                    if forget is not None:
-                        self.cluster.shards[name].dropped(*forget[name])
         if not self._ignore_errors and (failures or refused):
             names = ", ".join(sorted(failures)) or "a shard"
             raise ShardUnavailable(f"no answer from {names}") from next(iter(failures.values()), refused)
@@ -280,8 +278,7 @@ class RingCache(RedisCache):
     """Cache backend. LOCATION is the path of the configuration file.
 
     Beside Django's own methods: lock, delete_pattern, ttl, pttl, expire, pexpire, persist, locate and metrics. Every
-    method that asks a server has a twin to await (aget, adelete_pattern), which waits in a thread: a slow shard holds
-    up neither the event loop nor the calls to other shards.
+    method that asks a server has a twin to await (aget, adelete_pattern); a slow shard does not hold up the event loop.
     """
 
     _cache: RingCacheClient
@@ -362,61 +359,43 @@ class RingCache(RedisCache):
             )
         return _literally(before) + pattern + _literally(after)
 
-    # The same to await. Django's own would run one after the other in the thread that belongs to the database,
-    # many keys one by one, and incr in two steps.
-
-    async def aadd(self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        return await asyncio.to_thread(self.add, key, value, timeout, version)
-
-    async def aget(self, key: str, default: Any = None, version: int | None = None) -> Any:
-        return await asyncio.to_thread(self.get, key, default, version)
-
-    async def aset(self, key: str, value: Any, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> None:
-        await asyncio.to_thread(self.set, key, value, timeout, version)
-
-    async def atouch(self, key: str, timeout: Any = DEFAULT_TIMEOUT, version: int | None = None) -> bool:
-        return await asyncio.to_thread(self.touch, key, timeout, version)
-
-    async def adelete(self, key: str, version: int | None = None) -> bool:
-        return await asyncio.to_thread(self.delete, key, version)
-
-    async def ahas_key(self, key: str, version: int | None = None) -> bool:
-        return await asyncio.to_thread(self.has_key, key, version)
-
-    async def aincr(self, key: str, delta: int = 1, version: int | None = None) -> int:
-        return await asyncio.to_thread(self.incr, key, delta, version)
+    # The same to await, in the thread of the request's database connection, as Django's own: storing a lazy queryset
+    # asks the database. The first five only for Django 5.2, which takes many keys one by one and incr in two steps.
 
     async def aget_many(self, keys: Iterable[str], version: int | None = None) -> dict[str, Any]:
-        return await asyncio.to_thread(self.get_many, keys, version)
+        return await sync_to_async(self.get_many)(keys, version)
 
     async def aset_many(
         self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
     ) -> list[str]:
-        return await asyncio.to_thread(self.set_many, data, timeout, version)
+        return await sync_to_async(self.set_many)(data, timeout, version)
 
     async def adelete_many(self, keys: Iterable[str], version: int | None = None) -> None:
-        await asyncio.to_thread(self.delete_many, keys, version)
+        await sync_to_async(self.delete_many)(keys, version)
 
-    async def aclear(self) -> bool:
-        return await asyncio.to_thread(self.clear)
+    async def ahas_key(self, key: str, version: int | None = None) -> bool:
+        return bool(await sync_to_async(self.has_key)(key, version))
+
+    async def aincr(self, key: str, delta: int = 1, version: int | None = None) -> int:
+        return int(await sync_to_async(self.incr)(key, delta, version))
 
     async def adelete_pattern(self, pattern: str, version: int | None = None) -> int:
-        return await asyncio.to_thread(self.delete_pattern, pattern, version)
+        return await sync_to_async(self.delete_pattern)(pattern, version)
 
     async def attl(self, key: str, version: int | None = None) -> int | None:
-        return await asyncio.to_thread(self.ttl, key, version)
+        return await sync_to_async(self.ttl)(key, version)
 
     async def apttl(self, key: str, version: int | None = None) -> int | None:
-        return await asyncio.to_thread(self.pttl, key, version)
+        return await sync_to_async(self.pttl)(key, version)
 
     async def aexpire(self, key: str, timeout: float, version: int | None = None) -> bool:
-        return await asyncio.to_thread(self.expire, key, timeout, version)
+        return await sync_to_async(self.expire)(key, timeout, version)
 
     async def apexpire(self, key: str, timeout: int, version: int | None = None) -> bool:
-        return await asyncio.to_thread(self.pexpire, key, timeout, version)
+        return await sync_to_async(self.pexpire)(key, timeout, version)
 
     async def apersist(self, key: str, version: int | None = None) -> bool:
-        return await asyncio.to_thread(self.persist, key, version)
+        return await sync_to_async(self.persist)(key, version)
 
 
 def _expiry(timeout: int | None) -> tuple[Any, ...]:

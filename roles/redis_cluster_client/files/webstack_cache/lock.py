@@ -12,6 +12,7 @@ import time
 from types import TracebackType
 from typing import Any, Protocol
 
+from asgiref.sync import sync_to_async
 from redis.exceptions import LockError, LockNotOwnedError
 
 from .cluster import ShardUnavailable
@@ -73,7 +74,7 @@ class Lock:
     async def aacquire(self, blocking: bool | None = None, blocking_timeout: float | None = None) -> bool:
         """Do what acquire does."""
         end = self._end(blocking, blocking_timeout)
-        while not await asyncio.to_thread(self._try):
+        while not await sync_to_async(self._try)():
             pause = random.uniform(*_PAUSE_SECONDS)
             if time.monotonic() + pause > end:
                 return False
@@ -88,7 +89,7 @@ class Lock:
 
     async def arelease(self) -> None:
         """Do what release does."""
-        await asyncio.to_thread(self.release)
+        await sync_to_async(self.release)()
 
     def extend(self, timeout: float | None = None) -> None:
         """Let the lock end in so many seconds from now; without a number, in what it was made with."""
@@ -100,7 +101,7 @@ class Lock:
 
     async def aextend(self, timeout: float | None = None) -> None:
         """Do what extend does."""
-        await asyncio.to_thread(self.extend, timeout)
+        await sync_to_async(self.extend)(timeout)
 
     def locked(self) -> bool:
         """Tell whether anybody holds the lock."""
@@ -108,7 +109,7 @@ class Lock:
 
     async def alocked(self) -> bool:
         """Do what locked does."""
-        return await asyncio.to_thread(self.locked)
+        return await sync_to_async(self.locked)()
 
     def owned(self) -> bool:
         """Tell whether this object holds the lock."""
@@ -117,7 +118,7 @@ class Lock:
 
     async def aowned(self) -> bool:
         """Do what owned does."""
-        return await asyncio.to_thread(self.owned)
+        return await sync_to_async(self.owned)()
 
     def __enter__(self) -> Lock:
         if not self.acquire():
@@ -143,7 +144,7 @@ class Lock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await asyncio.to_thread(self.__exit__, kind, error, trace)
+        await sync_to_async(self.__exit__)(kind, error, trace)
 
     def _try(self) -> bool:
         if self._token is not None:
