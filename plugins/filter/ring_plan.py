@@ -12,7 +12,7 @@ from ansible_collections.webstack.ha.plugins.module_utils import _ring_plan
 
 
 def ring_situation(
-    files: Mapping[str, Mapping[str, Any]], shards: Sequence[Mapping[str, Any]], points: int = 160, **options: Any
+    files: Mapping[str, Any], shards: Sequence[Mapping[str, Any]], points: int = 160, **options: Any
 ) -> dict[str, Any]:
     """Return the ring in use, the ring that is wanted, and the steps between them."""
     try:
@@ -21,7 +21,7 @@ def ring_situation(
         raise AnsibleFilterError(f"webstack.ha.ring_situation: {exc}") from exc
 
 
-def ring_plan(situation: Mapping[str, Any], census: Mapping[str, Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+def ring_plan(situation: Mapping[str, Any], census: Mapping[str, Any], **options: Any) -> dict[str, Any]:
     """Return the plan: figures, servers that start and stop, and words."""
     try:
         return _ring_plan.plan(situation, census, **options)

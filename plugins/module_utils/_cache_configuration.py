@@ -48,6 +48,7 @@ def render(
     engine: str = RING,
     points: int = 160,
     next_shards: Shards = (),
+    next_points: int | None = None,
     sentinels: Sequence[Mapping[str, Any]] = (),
     username: str = "",
     password: str = "",
@@ -64,7 +65,7 @@ def render(
     if engine == RING:
         members += [f'"algorithm": {_json(ALGORITHM)}', *_ring(shards, points, " ")]
         if next_shards:
-            members.append('"next": {' + ",\n".join(_ring(next_shards, points, "  ")) + "}")
+            members.append('"next": {' + ",\n".join(_ring(next_shards, next_points or points, "  ")) + "}")
         members.append(f'"sentinels": {_json([place(sentinel) for sentinel in sentinels])}')
     else:
         members.append(f'"servers": {_json([place(node) for shard in shards for node in shard["nodes"]])}')

@@ -9,9 +9,11 @@ the servers of the cache.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.webstack.ha.plugins.module_utils._cache_configuration import place
 from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import ALGORITHM, DEFAULT_POINTS, Ring, moved
 
 RING = "ring"
@@ -25,15 +27,15 @@ Shards = Sequence[Mapping[str, Any]]
 # --- the files of the application servers -----------------------------------------------------------
 
 
-def _node(place: str) -> dict[str, Any]:
-    address, _, port = place.rpartition(":")
+def _node(where: str) -> dict[str, Any]:
+    address, _, port = where.rpartition(":")
     return {"name": address.strip("[]"), "address": address.strip("[]"), "port": int(port)}
 
 
 def _shards(section: Mapping[str, Any]) -> list[Shard]:
     weights = section.get("weights") or {}
     return [
-        {"name": name, "weight": weights.get(name, 1), "nodes": [_node(place) for place in places]}
+        {"name": name, "weight": weights.get(name, 1), "nodes": [_node(where) for where in places]}
         for name, places in section["shards"].items()
     ]
 
@@ -70,23 +72,31 @@ class Part:
         return {"points": self.ring.points, "weights": self.ring.weights}
 
     def as_dict(self) -> dict[str, Any]:
-        return {**self.order, "shards": self.shards, "fingerprint": self.ring.fingerprint}
+        """As the filter `ring` gives it, with the shards and their servers."""
+        return {
+            "algorithm": ALGORITHM,
+            "nodes": [{"name": name, "weight": weight} for name, weight in self.ring.weights.items()],
+            "fingerprint": self.ring.fingerprint,
+            "shards": self.shards,
+            **self.order,
+        }
 
 
 def situation(
-    files: Mapping[str, Mapping[str, Any]],
+    files: Mapping[str, Mapping[str, Any] | None],
     shards: Shards,
     points: int = DEFAULT_POINTS,
     *,
-    silent: Sequence[str] = (),
+    hosts: Sequence[str] = (),
     absent: Sequence[str] = (),
     repair: bool = False,
     abort: bool = False,
 ) -> dict[str, Any]:
     """Return which ring is in use, which is wanted, and which steps lie between them.
 
-    `files`: content of each application server's file, empty where there is none. `silent`: servers that were not asked
-    or do not answer; of these `absent` are gone for good. `abort`: back to the ring that was in use before.
+    `files`: content of each application server's file, empty where there is none, None where the server did not answer.
+    `hosts`: all application servers; of those that did not answer `absent` are gone for good. `abort`: back to the ring
+    that was in use before.
 
     The phases: first (no server has a ring), settled, change (no server has more than an announcement of it),
     switching (some servers have the new ring already), divided (servers of two rings, and no step leads there).
@@ -110,13 +120,13 @@ def situation(
         "hindrances": [],
         "notes": [],
     }
-    if missing := sorted(host for host in silent if host not in absent):
+    if missing := sorted(host for host in {*files, *hosts} if files.get(host) is None and host not in absent):
         result["hindrances"].append(
             f"{', '.join(missing)}: no answer, or left out by --limit. Every application server must get the new ring: "
             "one that comes back with the old one reads and leaves stale values. Name it with -e absent=HOST if it is "
             "gone for good"
         )
-    if bare := sorted(host for host, content in files.items() if not content):
+    if bare := sorted(host for host, content in files.items() if content == {}):
         result["notes"].append(f"{', '.join(bare)}: no ring yet; webstack.ha.site brings it")
     if refused or not rings:
         return result
@@ -166,7 +176,7 @@ def situation(
     return result
 
 
-def _read(files: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, tuple[Part, Part | None]], list[str]]:
+def _read(files: Mapping[str, Mapping[str, Any] | None]) -> tuple[dict[str, tuple[Part, Part | None]], list[str]]:
     rings: dict[str, tuple[Part, Part | None]] = {}
     refused: list[str] = []
     for host, content in sorted(files.items()):
@@ -202,16 +212,24 @@ def _count(value: float) -> int:
     return math.floor(value + 0.5)
 
 
+def size(text: Any) -> int:
+    """Bytes of a size as Redis writes it; 0 where it is none."""
+    parts = re.fullmatch(r"(\d+)(b|k|kb|m|mb|g|gb)?", str(text).strip().lower())
+    units = {None: 1, "b": 1, "k": 10**3, "kb": 1 << 10, "m": 10**6, "mb": 1 << 20, "g": 10**9, "gb": 1 << 30}
+    return int(parts[1]) * units[parts[2]] if parts else 0
+
+
 class Census:
     """What the masters counted, put together."""
 
     def __init__(self, answers: Mapping[str, Mapping[str, Any]]) -> None:
         self.shards: dict[str, Mapping[str, Any]] = {}
         self.listed: dict[str, list[Mapping[str, Any]]] = {}
-        self.maximum: list[int] = []
-        for answer in answers.values():
+        self.maximum: dict[str, int] = {}
+        for host, answer in answers.items():
             self.shards.update(answer.get("shards") or {})
             self.listed.update(answer.get("listed") or {})
+            self.maximum[host] = size(answer.get("maximum", "0"))
 
     def part(self, source: str, target: str) -> float:
         """Part of a shard's keys that has this owner under the new ring."""
@@ -229,24 +247,25 @@ class Census:
 
 def plan(
     found: Mapping[str, Any],
-    answers: Mapping[str, Mapping[str, Any]],
+    answers: Mapping[str, Mapping[str, Any] | None],
     *,
-    maximum: int = 0,
     addresses: Mapping[str, str] | None = None,
     members: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the plan: figures per shard, where servers start and stop, and what is to be said about it.
 
-    `found`: what `situation` returned. `answers`: what `redis-shard census` says on each host that answers. `maximum`:
-    maxmemory of a server that is still to come. `addresses`: inventory name of each address. `members`: hosts that
-    belong to the cache by the inventory.
+    `found`: what `situation` returned. `answers`: what `redis-shard census` says on each host, and as `maximum` what a
+    server there may use by the inventory; None where the host does not answer. `addresses`: inventory name of each
+    address. `members`: hosts that belong to the cache by the inventory.
     """
     addresses = addresses or {}
+    heard = {host: answer for host, answer in answers.items() if answer is not None}
     old, new = found["old"], found["new"]
-    census = Census(answers)
+    census = Census(heard)
     before, after = _ring(old["shards"], old["points"]), _ring(new["shards"], new["points"])
     move = moved(before, after)
     names = sorted({*before.names, *after.names})
+    homes = {str(shard["name"]): addresses.get(str(shard["nodes"][0]["address"]), "") for shard in new["shards"]}
     fixed = [shard["fixed"] for shard in census.shards.values()]
     figures: dict[str, dict[str, Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -274,7 +293,7 @@ def plan(
                 "keys_out": _count(counted["keys"] * (1 - census.part(name, name))),
             }
         if name in after.names and census.shards:
-            limit = counted["maxmemory"] if counted else maximum
+            limit = counted["maxmemory"] if counted else census.maximum.get(homes[name], 0)
             base = counted["fixed"] if counted else sum(fixed) / len(fixed)
             kept = counted["hits"] * census.part(name, name) if counted else 0
             figures[name] |= {
@@ -295,22 +314,34 @@ def plan(
     for name in before.names:
         if name not in census.shards:
             warnings.append(f"{name}: its master was not counted; its keys are missing in the figures")
-    places = _Places(old["shards"], new["shards"], census.listed, addresses, {*answers, *members})
+    places = _Places(old["shards"], new["shards"], census.listed, addresses, set(heard))
+    leaving = sorted(host for host, answer in heard.items() if answer.get("placed") and host not in members)
+    hindrances, notes = list(found["hindrances"]), [*found["notes"], *places.notes()]
+    if missing := sorted(set(members) - set(heard)):
+        hindrances.append(
+            f"{', '.join(missing)}: no answer. A host of the cache must be up, or leave the inventory's list"
+        )
+    if leaving:
+        notes.append(f"{', '.join(leaving)}: no server of the cache is left there afterwards")
     totals = _totals(census, float(move.moved), names)
     result = {
         "phase": found["phase"],
+        "steps": found["steps"],
+        "hosts": found["hosts"],
+        "members": sorted(set(members)),
         "old": dict(old),
         "new": dict(new),
         "shards": {name: rows[name] | figures[name] for name in names},
         "total": totals,
         "servers": places.changes,
-        "leaving": places.leaving(members),
+        "leaving": leaving,
+        "gone": places.gone,
         "transition": places.transition,
         # The old ring with the servers that its shards have while the new ring is announced.
         "announced": [shard | {"nodes": places.now.get(shard["name"], shard["nodes"])} for shard in old["shards"]],
         "warnings": warnings,
-        "hindrances": found["hindrances"],
-        "notes": [*found["notes"], *places.notes(members)],
+        "hindrances": hindrances,
+        "notes": notes,
     }
     return result | {"figures": figures, "words": _words(result)}
 
@@ -339,11 +370,6 @@ def _totals(census: Census, share: float, names: Sequence[str]) -> dict[str, Any
 # --- where servers start and stop -------------------------------------------------------------------
 
 
-def _place(node: Mapping[str, Any]) -> str:
-    address = str(node["address"])
-    return f"[{address}]:{node['port']}" if ":" in address else f"{address}:{node['port']}"
-
-
 class _Places:
     def __init__(
         self,
@@ -360,14 +386,14 @@ class _Places:
             before.setdefault(name, {"name": name, "weight": 1, "nodes": nodes})
         after = {str(shard["name"]): shard for shard in new}
         self._nodes = [node for shard in before.values() for node in shard["nodes"]]
-        taken = {_place(node) for shard in new for node in shard["nodes"]}
-        self.leaving_shards = [name for name in before if name not in after]
+        taken = {place(node) for shard in new for node in shard["nodes"]}
+        self.gone = [name for name in before if name not in after]
         self.transition = [dict(shard) for shard in new]
-        for name in self.leaving_shards:
+        for name in self.gone:
             nodes = [
                 {**node, "name": self._host(node)}
                 for node in before[name]["nodes"]
-                if _place(node) not in taken and self._host(node) in alive
+                if place(node) not in taken and self._host(node) in alive
             ]
             if nodes:
                 self.transition.append({**before[name], "nodes": nodes})
@@ -379,11 +405,11 @@ class _Places:
 
     def _changes(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         said = []
-        for name in [*after, *self.leaving_shards]:
-            was = {_place(node): self._host(node) for node in before.get(name, {"nodes": []})["nodes"]}
-            will = {_place(node): self._host(node) for node in after.get(name, {"nodes": []})["nodes"]}
-            stops = [f"{was[place]} ({place})" for place in was if place not in will]
-            starts = [f"{will[place]} ({place})" for place in will if place not in was]
+        for name in [*after, *self.gone]:
+            was = {place(node): self._host(node) for node in before.get(name, {"nodes": []})["nodes"]}
+            will = {place(node): self._host(node) for node in after.get(name, {"nodes": []})["nodes"]}
+            stops = [f"{was[where]} ({where})" for where in was if where not in will]
+            starts = [f"{will[where]} ({where})" for where in will if where not in was]
             if stops and starts:
                 said.append(f"{name} moves from {' and '.join(stops)} to {' and '.join(starts)}")
             elif starts:
@@ -392,21 +418,14 @@ class _Places:
                 said.append(f"{name} stops on {' and '.join(stops)}")
         return said
 
-    def leaving(self, members: Sequence[str]) -> list[str]:
-        """Hosts of the inventory that no longer belong to the cache."""
-        hosts = {self._names[str(node["address"])] for node in self._nodes if str(node["address"]) in self._names}
-        return sorted(hosts - set(members))
-
-    def notes(self, members: Sequence[str]) -> list[str]:
-        said = [f"what only {name} holds is lost: it is a cache" for name in self.leaving_shards]
+    def notes(self) -> list[str]:
+        said = [f"what only {name} holds is lost: it is a cache" for name in self.gone]
         unknown = sorted({str(node["address"]) for node in self._nodes} - set(self._names))
         if unknown:
             said.append(
                 f"{', '.join(unknown)}: no host of the inventory has this address, so its servers are not stopped; "
                 "leave a host that still runs in the inventory, outside of the group redis, until the change is done"
             )
-        if idle := self.leaving(members):
-            said.append(f"{', '.join(idle)}: no cache server is left there afterwards")
         return said
 
 
@@ -435,7 +454,8 @@ def _words(result: Mapping[str, Any]) -> list[str]:
     total = result["total"]
     lines = []
     if result["phase"] == "settled":
-        lines.append("Nothing to do: all application servers have the inventory's ring.")
+        rest = total["strays"] or result["leaving"]
+        lines.append(f"{'' if rest else 'Nothing to do: '}all application servers have the inventory's ring.")
     else:
         lines.append(
             f"Moves {_percent(total['moved'])} of the ring; of {total['keys']:,} keys now, {total['keys_moved']:,} "

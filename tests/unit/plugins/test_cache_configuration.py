@@ -52,6 +52,8 @@ def test_tls_and_the_ring_to_come() -> None:
     assert content["tls"] == {"ca": "/etc/ca.pem"}
     assert content["next"]["fingerprint"] == Ring({f"redis{number}": 1 for number in range(3)}, 40).fingerprint
     assert content["next"]["points"] == 40
+    finer = json.loads(cache_configuration(shards(2), next_shards=shards(2), next_points=320))
+    assert (finer["points"], finer["next"]["points"]) == (160, 320)
     assert list(content["next"]["shards"]) == ["redis0", "redis1", "redis2"]
     assert "next" not in json.loads(cache_configuration(shards(2)))
 

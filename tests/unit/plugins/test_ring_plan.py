@@ -10,6 +10,7 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.webstack.ha.plugins.filter.cache_configuration import FilterModule as ConfigurationFilters
 from ansible_collections.webstack.ha.plugins.filter.ring_plan import FilterModule
 from ansible_collections.webstack.ha.plugins.filter.shard_layout import FilterModule as LayoutFilters
+from ansible_collections.webstack.ha.plugins.module_utils._ring_plan import size
 from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import Ring
 
 ring_situation = FilterModule().filters()["ring_situation"]
@@ -144,11 +145,11 @@ def test_files_that_are_no_ring_are_refused(content: dict[str, Any], message: st
 
 
 def test_a_server_without_an_answer_forbids_the_change_and_not_the_plan() -> None:
-    found = ring_situation({"was1": file(OLD)}, NEW, silent=["was2", "was3"], absent=["was3"])
+    found = ring_situation({"was1": file(OLD)}, NEW, hosts=["was1", "was2", "was3"], absent=["was3"])
     assert found["refused"] == []
     assert len(found["hindrances"]) == 1
     assert found["hindrances"][0].startswith("was2: ")
-    assert ring_situation({"was1": file(OLD)}, NEW, silent=["was2"], absent=["was2"])["hindrances"] == []
+    assert ring_situation({"was1": file(OLD), "was2": None}, NEW, absent=["was2"])["hindrances"] == []
 
 
 def test_a_wrong_ring_is_an_error_of_the_filter() -> None:
@@ -178,32 +179,35 @@ def census(old: list[dict[str, Any]], new: list[dict[str, Any]], keys: int = 300
                     "memory": 1000 * count + 1_000_000,
                     "fixed": 1_000_000,
                     "data": 1000 * count,
-                    "maxmemory": 20_000_000,
+                    "maxmemory": 19 << 20,
                     "hits": 9 * count,
                     "misses": count,
                     "reads_per_second": count / 10,
                 }
             },
             "listed": {shard["name"]: shard["nodes"] for shard in old},
+            "placed": ["some"],
+            "maximum": "19mb",
         }
-    return answers
+    # A host that is new answers and has nothing yet.
+    return {shard["name"]: {"maximum": "19mb"} for shard in new} | answers
 
 
-def planned(old: list[dict[str, Any]], new: list[dict[str, Any]], **options: Any) -> dict[str, Any]:
+def planned(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> dict[str, Any]:
     hosts = sorted({node["name"] for shard in new for node in shard["nodes"]})
     found = ring_situation({"was1": file(old)}, new)
-    plan: dict[str, Any] = ring_plan(found, census(old, new), addresses=NAMES, members=hosts, **options)
+    plan: dict[str, Any] = ring_plan(found, census(old, new), addresses=NAMES, members=hosts)
     return plan
 
 
 def test_a_fourth_shard() -> None:
-    plan = planned(OLD, NEW, maximum=20_000_000)
+    plan = planned(OLD, NEW)
     moving = plan["total"]["keys_moved"]
     assert moving / 30000 == pytest.approx(plan["total"]["moved"], abs=0.01)
     assert plan["figures"]["redis4"] == {
         "keys_after": moving,
         "memory_after": 1_000_000 + 1000 * moving,
-        "maxmemory": 20_000_000,
+        "maxmemory": 19 << 20,
         "hit_rate_after": 0.0,
     }
     assert plan["shards"]["redis4"]["keys_in"] == moving
@@ -249,7 +253,7 @@ def test_a_leaving_shard_is_kept_meanwhile_where_its_host_answers() -> None:
     assert any("redis2: its master was not counted" in warning for warning in plan["warnings"])
     # The host is not even in the inventory.
     known = {address: name for address, name in NAMES.items() if name != "redis2"}
-    plan = ring_plan(found, answers, addresses=known, members=members)
+    plan = ring_plan(found, {name: answers[name] for name in members}, addresses=known, members=members)
     assert plan["leaving"] == []
     assert any("192.0.2.2: no host of the inventory has this address" in note for note in plan["notes"])
 
@@ -258,6 +262,7 @@ def test_what_an_interrupted_change_left_on_the_servers_is_found() -> None:
     """After the switch the files of the applications no longer name the shard that left."""
     now = layout(1, 3, 4)
     answers = census(now, now)
+    answers["redis2"] = {"placed": ["redis2"]}
     for answer in answers.values():
         answer["listed"] = {shard["name"]: shard["nodes"] for shard in NEW}
     plan = ring_plan(
@@ -268,8 +273,8 @@ def test_what_an_interrupted_change_left_on_the_servers_is_found() -> None:
 
 
 def test_memory_that_would_not_fit_is_warned_of() -> None:
-    plan = planned(NEW, layout(1, 2), maximum=20_000_000)
-    assert plan["figures"]["redis1"]["memory_after"] < 20_000_000
+    plan = planned(NEW, layout(1, 2))
+    assert plan["figures"]["redis1"]["memory_after"] < 19 << 20
     heavy = layout(1, 2, 3, 4, redis1=9)
     plan = planned(NEW, heavy)
     assert any(warning.startswith("redis1 would need") for warning in plan["warnings"])
@@ -281,6 +286,15 @@ def test_servers_that_nobody_reads() -> None:
     assert plan["total"]["hit_rate"] is None
     assert any("cannot be said" in line for line in plan["words"])
     assert len(plan["warnings"]) == 3
+    assert plan["hindrances"][0].startswith("redis1, redis2, redis3, redis4: no answer")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("256mb", 256 << 20), ("1GB", 1 << 30), ("2g", 2 * 10**9), ("100", 100), ("0", 0), ("", 0), ("a lot", 0)],
+)
+def test_sizes_as_redis_writes_them(text: str, expected: int) -> None:
+    assert size(text) == expected
 
 
 def test_the_second_run_has_nothing_to_do() -> None:
