@@ -118,6 +118,8 @@ def stage(name: str) -> list[Check]:
         return lint()
     if word == "unit":
         return [pytest("unit", "tests/unit")]
+    if word == "equality":
+        return [pytest("equality", "tests/equality")]
     if word == "integration":
         return [pytest("integration", "tests/integration")]
     if word == "sanity":
@@ -134,7 +136,7 @@ def stage(name: str) -> list[Check]:
     raise SystemExit(f"check: no stage {name!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")
 
 
-STAGES = ["lint", "unit", "integration", "sanity", "images", "django", "molecule"]
+STAGES = ["lint", "unit", "equality", "integration", "sanity", "images", "django", "molecule"]
 
 
 def counts(check: Check, code: int) -> tuple[int, int]:
