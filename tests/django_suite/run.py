@@ -99,7 +99,7 @@ def run(command: list[str], **variables: str) -> str:
 
 def lab() -> str:
     """Run this file in a lab container, with Debian 13's Python and servers."""
-    run([sys.executable, str(ROOT / "tools/lab.py"), "image", "warm"])
+    run([sys.executable, str(ROOT / "tools/lab.py"), "image", "warm"], WEBSTACK_LAB_RELEASE="13")
     prepare = "apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y valkey-tools >/dev/null"
     # Debian's *-tools package carries the server's program and starts no service; see tools/setup.sh.
     valkey = "ln -s valkey-check-rdb /usr/bin/valkey-server"

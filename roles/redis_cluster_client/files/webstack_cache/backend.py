@@ -216,21 +216,25 @@ class RingCacheClient(RedisCacheClient):
         """
         self.cluster.refresh()
         deleted = 0
+        trouble: ShardUnavailable | None = None
         # One round trip each: delete what the last one found, and look further.
         batches = {name: [_scan(0, pattern)] for name in self.cluster.shards}
         while batches:
-            replies = self._exchange(batches, dict.fromkeys(batches, ()))
+            replies, failed = self._try_exchange(batches, dict.fromkeys(batches, ()))
+            trouble = trouble or failed
             batches = {}
             for name, results in replies.items():
                 deleted += sum(result for result in results if isinstance(result, int))
                 if not isinstance(results[-1], list):
-                    continue  # the last step had nothing to look for any more
+                    continue  # the last step had nothing more to look for, or the shard refused
                 cursor, keys = results[-1]
                 commands: list[Command] = [("UNLINK", *keys)] if keys else []
                 if int(cursor):
                     commands.append(_scan(cursor, pattern))
                 if commands:
                     batches[name] = commands
+        if trouble is not None and not self._ignore_errors:
+            raise trouble
         return deleted
 
     def _by_shard(self, keys: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -252,21 +256,34 @@ class RingCacheClient(RedisCacheClient):
         self, batches: Mapping[str, Sequence[Command]], forget: Mapping[str, Sequence[str]] | None = None
     ) -> dict[str, list[Any]]:
         """Return the replies of the shards that answered, None in the place of what a shard refused."""
+        replies, trouble = self._try_exchange(batches, forget)
+        if trouble is not None and not self._ignore_errors:
+            raise trouble
+        return replies
+
+    def _try_exchange(
+        self, batches: Mapping[str, Sequence[Command]], forget: Mapping[str, Sequence[str]] | None
+    ) -> tuple[dict[str, list[Any]], ShardUnavailable | None]:
         if not batches:
-            return {}
+            return {}, None
         replies, failures = self.cluster.exchange(batches, forget)
-        refused: redis.ResponseError | None = None
-        for results in replies.values():
+        trouble: BaseException | None = next(iter(failures.values()), None)
+        lost = set(failures)
+        for name, results in replies.items():
             for index, reply in enumerate(results):
                 if isinstance(reply, redis.ResponseError):
                     if not is_refusal(reply):
                         raise reply
-                    refused = reply
+                    trouble = reply
                     results[index] = None
-        if not self._ignore_errors and (failures or refused):
-            names = ", ".join(sorted(failures)) or "a shard"
-            raise ShardUnavailable(f"no answer from {names}") from next(iter(failures.values()), refused)
-        return replies
+                    lost.add(name)
+                    if forget is not None:
+                        self.cluster.shards[name].dropped(*forget[name])
+        if not lost:
+            return replies, None
+        unavailable = ShardUnavailable(f"no answer from {', '.join(sorted(lost))}")
+        unavailable.__cause__ = trouble
+        return replies, unavailable
 
     def _count(self, key: str, event: metrics.Event, happened: bool = True) -> bool:
         if metrics.listeners and happened:
