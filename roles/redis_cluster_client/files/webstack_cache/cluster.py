@@ -1,86 +1,43 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The shards as one process sees them: connections, fail-over, breakers. Knows Redis, not Django."""
+"""The shards as one process sees them, and the file that says which there are. Knows Redis, not Django."""
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel
 
-from .breaker import Breaker
-from .configuration import Address, Configuration, load
+from . import metrics
+from .configuration import Access, Address, Configuration, ConfigurationError, Layout, load
+from .connections import UNREACHABLE, Command, Connector, Pool, is_refusal, pack
 from .ring import Ring
+from .sentinels import LEASE_SECONDS, Sentinels
+from .shard import Shard, ShardUnavailable
 
-TIMEOUT_SECONDS = 0.25
-# How long a sentinel that did not answer is passed over.
-SILENT_SENTINEL_SECONDS = 1.0
+__all__ = [
+    "Cluster",
+    "Command",
+    "Moving",
+    "Shard",
+    "ShardUnavailable",
+    "is_refusal",
+    "shared_cluster",
+]
 
-Command = tuple[Any, ...]
+logger = logging.getLogger("webstack_cache")
 
-UNREACHABLE = (redis.ConnectionError, redis.TimeoutError)
-# Replies of a server that is there but cannot serve now. Any other error reply is a fault of the caller
-# or of the configuration, and is raised.
-_REFUSALS = ("OOM ", "READONLY ", "MASTERDOWN ", "NOREPLICAS ", "LOADING ")
-
-
-class ShardUnavailable(redis.ConnectionError):
-    """A shard did not answer, and the caller asked to be told (`ignore_errors: False`)."""
-
-
-def is_refusal(error: redis.ResponseError) -> bool:
-    """Tell whether a server said that it cannot serve at the moment."""
-    # redis-py cuts the code off the text of those errors that have a class of their own.
-    return isinstance(error, (redis.OutOfMemoryError, redis.ReadOnlyError)) or str(error).startswith(_REFUSALS)
-
-
-def is_worth_repeating(error: BaseException) -> bool:
-    """Tell whether a second attempt may help: after a broken connection yes, after silence never.
-
-    A server that let 250 ms pass would only cost the request another 250 ms.
-    """
-    return isinstance(error, redis.ConnectionError) and not isinstance(error, MasterNotFoundError)
-
-
-class _Discovery(Sentinel):
-    """Asks the sentinels for the master of one shard.
-
-    redis-py's own asks for the state of all shards each time, waits for every silent sentinel again and
-    again, and swaps list entries without a lock, which under threads can lose a sentinel.
-    """
-
-    def __init__(self, addresses: Sequence[Address], options: Mapping[str, Any]) -> None:
-        super().__init__([(each.host, each.port) for each in addresses], sentinel_kwargs=dict(options))
-        self._silent_until = [0.0] * len(addresses)
-        self._preferred = 0
-
-    def discover_master(self, service_name: str) -> tuple[str, int]:
-        errors = []
-        count = len(self.sentinels)
-        first = self._preferred
-        for index in ((first + offset) % count for offset in range(count)):
-            if time.monotonic() < self._silent_until[index]:
-                continue
-            try:
-                state: Any = self.sentinels[index].sentinel_master(service_name)
-            except UNREACHABLE as exc:
-                self._silent_until[index] = time.monotonic() + SILENT_SENTINEL_SECONDS
-                errors.append(str(exc))
-                continue
-            except redis.ResponseError as exc:  # this one does not know the shard
-                errors.append(str(exc))
-                continue
-            if self.check_master_state(state, service_name):
-                self._preferred = index
-                return state["ip"], state["port"]
-        raise MasterNotFoundError(f"no sentinel knows a master of {service_name} ({'; '.join(errors) or 'all down'})")
+# Every call that begins that long after the file was written uses it.
+LOOK_SECONDS = 1.0
+# How long a process that ends waits for shards that have to forget something, the time of a fail-over.
+SETTLE_SECONDS = 2.5
 
 
 class Moving(Exception):
@@ -91,133 +48,146 @@ class Moving(Exception):
         self.shards = shards
 
 
-class Shard:
-    """One shard: a client of its current master, and a breaker."""
-
-    def __init__(self, name: str, client: redis.Redis) -> None:
-        self.name = name
-        self.client = client
-        self.reader = client
-        self.breaker = Breaker(name, client.ping)
-
-    def call(self, *command: Any, write: bool, repeat: bool = True, forget: str | None = None) -> Any:
-        """Send one command and return its reply as it comes (bytes, int, list or None).
-
-        `forget` names the key whose old value must not be seen again when the write is lost. Without it nothing
-        is forgotten: what add() and a lock lose was no value, and the key may be somebody else's by then.
-
-        ShardUnavailable says that there was none; a reply that blames the caller is raised as it is. Everything
-        else is done here: the breaker, one repetition (unless the command may not run twice), a replica that
-        reads prefer and the way back to the master, and what a lost write leaves to be forgotten.
-        """
-        error: BaseException | None = None
-        if self.allows(write):
-            for last in (not repeat, True):
-                try:
-                    connection = (self.client if write else self.reader).connection_pool.get_connection()
-                    try:
-                        connection.send_command(*command)
-                        reply = connection.read_response()
-                    finally:
-                        self.client.connection_pool.release(connection)
-                except UNREACHABLE as exc:
-                    if not last and is_worth_repeating(exc):
-                        continue
-                    error = exc
-                    self.failed(exc)
-                except redis.ResponseError as exc:
-                    if not is_refusal(exc):
-                        raise
-                    error = exc
-                else:
-                    self.succeeded()
-                    if forget is not None:
-                        self.wrote(forget)
-                    return reply
-                break
-        if forget is not None:
-            self.dropped(forget)
-        raise ShardUnavailable(f"shard {self.name} does not answer") from error
-
-    def allows(self, write: bool) -> bool:
-        """Tell whether the shard may be asked. After an outage it takes writes before it is read again."""
-        return self.breaker.allows()
-
-    def succeeded(self) -> None:
-        """Say that it answered."""
-        self.breaker.succeeded()
-
-    def failed(self, error: BaseException) -> None:
-        """Say that it did not answer."""
-        self.breaker.failed(error)
-
-    def wrote(self, *keys: str) -> None:
-        """Say which keys it took: the last ones are forgotten if a replica takes over."""
-
-    def dropped(self, *keys: str) -> None:
-        """Say which keys' writes did not reach it, or nobody knows: they are forgotten before it is read again.
-
-        Without a key: all of them.
-        """
-
-
 class Cluster:
-    """All shards of one configuration. One per process, shared by its threads, usable after a fork."""
+    """All shards of one site. One per process, shared by its threads, usable after a fork."""
 
-    def __init__(self, configuration: Configuration, **options: Any) -> None:
-        self._current = configuration.current
-        self._next = configuration.next
-        connection: dict[str, Any] = {
-            "socket_timeout": TIMEOUT_SECONDS,
-            "socket_connect_timeout": TIMEOUT_SECONDS,
-            "socket_keepalive": True,
-            "protocol": 2,
-            "username": configuration.access.username,
-            "password": configuration.access.password,
-            **options,
-            # Repeating is decided here, where it is known which operations may run twice.
-            "retry": Retry(NoBackoff(), 0),
-        }
-        discovery = None
-        if configuration.sentinels:
-            discovery = _Discovery(
-                configuration.sentinels, {key: value for key, value in connection.items() if key != "db"}
-            )
+    def __init__(self, path: str | Path, prefer_replica: bool = False, **options: Any) -> None:
+        """Read the file; ConfigurationError says what is wrong with it.
+
+        With `prefer_replica`, reads go to a replica while one follows its master: they survive the loss of the
+        master without a miss, and may return a value that was just replaced. Further options are redis-py's for
+        its connections.
+        """
+        self._path = Path(path)
+        self._prefer_replica = prefer_replica
+        self._options = options
+        self._lock = threading.Lock()
+        self._look_at = 0.0
+        self._access: Access | None = None
+        self._addresses: tuple[Address, ...] = ()
+        self._connector: Connector
+        self._sentinels: Sentinels | None = None
         self.shards: dict[str, Shard] = {}
+        """Shards of the ring, and while it is changed those of both rings."""
+        self._seen = self._signature()
+        self._apply(load(self._path))
+
+    # The file
+
+    def refresh(self) -> None:
+        """See to it that file and masters are the ones of this moment. To be called before each operation."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look(now)
+        sentinels = self._sentinels
+        if sentinels is not None and now - sentinels.heard > LEASE_SECONDS:
+            sentinels.lease(now)
+
+    def _look(self, now: float) -> None:
+        if not self._lock.acquire(blocking=False):
+            return  # another thread is at it
+        try:
+            self._look_at = now + LOOK_SECONDS
+            seen = self._signature()
+            if seen != self._seen:
+                # Also where it is wrong: one complaint about each version is enough.
+                self._seen = seen
+                self._apply(load(self._path))
+                logger.info("%s changed, the ring is %s now", self._path, self.ring.fingerprint)
+            if self._sentinels:
+                self._sentinels.wanted(now)
+        except ConfigurationError as exc:
+            logger.error("%s; the ring stays as it is", exc)
+        finally:
+            self._lock.release()
+
+    def _signature(self) -> list[tuple[int, ...]]:
+        """Return what changes when a file is written: the configuration's own, and that of the authority."""
+        signature: list[tuple[int, ...]] = []
+        for path in (self._path, self._access and self._access.ca):
+            if path:
+                try:
+                    status = os.stat(path)
+                    signature.append((status.st_ino, status.st_mtime_ns, status.st_size))
+                except OSError:
+                    signature.append(())
+        return signature
+
+    def _apply(self, configuration: Configuration) -> None:
+        """Use what the file says. Shards that it had before keep what they know."""
+        connector, sentinels = self._connect(configuration)
+        shards: dict[str, Shard] = {}
         for name, servers in configuration.shards.items():
-            if discovery:
-                client = discovery.master_for(name, **connection)
+            shard = self.shards.get(name)
+            if shard is None:
+                shard = Shard(name, servers, connector, sentinels, self._prefer_replica)
             else:
-                client = redis.Redis(servers[0].host, servers[0].port, **connection)
-            self.shards[name] = Shard(name, client)
+                shard.change(servers, connector, sentinels)
+            shards[name] = shard
+        gone = [shard for name, shard in self.shards.items() if name not in shards]
+        following = configuration.next
+        # A call that began with the old ring ends with it, and finds its shards.
+        self.shards = {**self.shards, **shards}
+        self._current: Layout = configuration.current
+        self._next: Ring | None = following.ring if following else None
+        self.shards = shards
+        for shard in gone:
+            shard.close()
+
+    def _connect(self, configuration: Configuration) -> tuple[Connector, Sentinels | None]:
+        if configuration.access != self._access:
+            self._access = configuration.access
+            self._connector = Connector(configuration.access, self._options)
+            self._addresses = ()
+            self._seen = self._signature()
+        if configuration.sentinels != self._addresses:
+            if self._sentinels:
+                self._sentinels.close()
+            self._addresses = configuration.sentinels
+            self._sentinels = (
+                Sentinels(configuration.sentinels, self._connector, self._masters, self._doubt)
+                if configuration.sentinels
+                else None
+            )
+        return self._connector, self._sentinels
+
+    def _masters(self) -> dict[str, Address]:
+        return {name: shard.master.address for name, shard in self.shards.items() if shard.master.address}
+
+    def _doubt(self, name: str, reason: str) -> None:
+        # The sentinels may know more shards than this process uses.
+        shard = self.shards.get(name)
+        if shard and shard.master.address:
+            shard.doubt(reason)
+
+    # The ring
 
     @property
     def ring(self) -> Ring:
-        """The ring that reads use."""
+        """The ring that is in use; while it is changed, the one that was."""
         return self._current.ring
-
-    def refresh(self) -> None:
-        """Look whether the file changed, at most once a second. Call it before each operation."""
 
     def shard_of(self, key: str | bytes) -> Shard:
         """Return the shard that owns the key; raise Moving while the key changes its owner."""
         name = self._current.ring.locate(key)
-        if self._next and (later := self._next.ring.locate(key)) != name:
+        following = self._next
+        if following is not None and (later := following.locate(key)) != name:
             raise Moving(key, (self.shards[name], self.shards[later]))
         return self.shards[name]
 
     def forget(self, keys: Iterable[str]) -> None:
         """Delete keys that change their owner from both of their shards."""
-        batches: dict[str, list[Command]] = {}
+        owned: dict[str, list[str]] = {}
+        following = self._next
         for key in keys:
-            for layout in (self._current, self._next or self._current):
-                batches.setdefault(layout.ring.locate(key), []).append(("UNLINK", key))
-        self.exchange(batches)
+            names = {self._current.ring.locate(key)}
+            if following is not None:
+                names.add(following.locate(key))
+            for name in names:
+                owned.setdefault(name, []).append(key)
+        self.exchange({name: [("UNLINK", *group)] for name, group in owned.items()}, owned)
 
-    def reset_after_fork(self) -> None:
-        # The connection pools of redis-py notice a fork themselves.
-        for shard in self.shards.values():
-            shard.breaker.reset()
+    # Many shards at once
 
     def exchange(
         self, batches: Mapping[str, Sequence[Command]], forget: Mapping[str, Sequence[str]] | None = None
@@ -231,68 +201,116 @@ class Cluster:
         error reply stands in its place in the list), and the other shards, each with its error, or with
         None where the breaker was open.
         """
+        shards = self.shards
         replies: dict[str, list[Any]] = {}
         failures: dict[str, BaseException | None] = {}
-        self._exchange_once(batches, replies, failures)
-        again = {name: batches[name] for name, exc in failures.items() if exc and is_worth_repeating(exc)}
+        again = _Round(shards, forget is not None).run(batches, replies, failures)
         if again:
-            for name in again:
-                del failures[name]
-            self._exchange_once(again, replies, failures)
+            _Round(shards, forget is not None, last=True).run(
+                {name: batches[name] for name in again}, replies, failures
+            )
         for name, error in failures.items():
             if error:
-                self.shards[name].breaker.failed(error)
+                shards[name].failed(error)
             if forget is not None:
-                self.shards[name].dropped(*forget[name])
-        for name in replies:
-            self.shards[name].breaker.succeeded()
-            if forget is not None and forget[name]:
-                self.shards[name].wrote(*forget[name])
+                shards[name].dropped(*forget[name])
+        if forget is not None:
+            for name, results in replies.items():
+                refusal = next((reply for reply in results if isinstance(reply, redis.ResponseError)), None)
+                if refusal is None:
+                    shards[name].wrote(*forget[name])
+                elif is_refusal(refusal):
+                    shards[name].lost(forget[name], refusal)
         return replies, failures
 
-    def _exchange_once(
+    # A process and its children
+
+    def reset_after_fork(self) -> None:
+        # Another thread of the parent may have held the lock; it does not exist here.
+        self._lock = threading.Lock()
+        if self._sentinels:
+            self._sentinels.reset_after_fork()
+        for shard in self.shards.values():
+            shard.reset_after_fork()
+
+    def settle(self) -> None:
+        """Forget what has to be forgotten, as far as that is possible in short time: the process ends."""
+        owing = [shard for shard in self.shards.values() if shard.master.debt]
+        if owing:
+            until = time.monotonic() + SETTLE_SECONDS
+            if left := [shard.name for shard in owing if not shard.settle(until)]:
+                logger.error("%s may return with old values: writes to them were lost", ", ".join(left))
+
+
+class _Round:
+    """One exchange with several shards."""
+
+    def __init__(self, shards: Mapping[str, Shard], write: bool, last: bool = False) -> None:
+        self._shards = shards
+        self._write = write
+        self._last = last
+
+    def run(
         self,
         batches: Mapping[str, Sequence[Command]],
         replies: dict[str, list[Any]],
         failures: dict[str, BaseException | None],
-    ) -> None:
-        sent: list[tuple[Shard, Any, int]] = []
+    ) -> list[str]:
+        """Note the replies, and the errors of the others; return those of them that are worth another try."""
+        again: list[str] = []
+        sent: list[tuple[str, Pool, Any, int]] = []
+        silent = False
+        started = metrics.clock() if metrics.listeners else 0.0
+
+        def failed(name: str, pool: Pool, error: BaseException) -> None:
+            failures[name] = error
+            if self._shards[name].may_try_again(pool, error, not self._last):
+                again.append(name)
+
         try:
             for name, commands in batches.items():
-                shard = self.shards[name]
-                if not shard.breaker.allows():
+                pool = self._shards[name].route(self._write)
+                if pool is None:
                     failures[name] = None
                     continue
                 try:
-                    connection = shard.client.connection_pool.get_connection()
-                    # From here on the connection is given back below, whatever happens.
-                    sent.append((shard, connection, len(commands)))
-                    connection.send_packed_command(connection.pack_commands(commands))
+                    connection = pool.get_connection()
                 except UNREACHABLE as exc:
-                    failures[name] = exc
-            patience = True
+                    failed(name, pool, exc)
+                    continue
+                # From here on the connection is given back below, whatever happens.
+                sent.append((name, pool, connection, len(commands)))
+                try:
+                    connection.send_packed_command((pack(commands),), check_health=False)
+                except UNREACHABLE as exc:
+                    sent.pop()
+                    failed(name, pool, exc)
             while sent:
-                shard, connection, count = sent[-1]
-                if shard.name not in failures:
-                    try:
-                        # The servers work at the same time: who is silent when another one's time is up
-                        # has had its 250 ms, too.
-                        if not patience and not connection.can_read(0):
-                            raise redis.TimeoutError("Timeout reading from socket")
-                        replies[shard.name] = [_read(connection) for _ in range(count)]
-                    except UNREACHABLE as exc:
-                        failures[shard.name] = exc
-                        patience = patience and not isinstance(exc, redis.TimeoutError)
-                sent.pop()
-                if shard.name in failures:
+                name, pool, connection, count = sent[-1]
+                try:
+                    # The servers work at the same time: who is silent when another one's time is up has had
+                    # its 250 ms, too.
+                    if silent and not connection.can_read(0):
+                        raise redis.TimeoutError("Timeout reading from socket")
+                    replies[name] = [_read(connection) for _ in range(count)]
+                except UNREACHABLE as exc:
+                    silent = silent or isinstance(exc, redis.TimeoutError)
+                    sent.pop()
                     connection.disconnect()
-                shard.client.connection_pool.release(connection)
+                    failed(name, pool, exc)
+                else:
+                    sent.pop()
+                    pool.release(connection)
+                    failures.pop(name, None)
+                    self._shards[name].succeeded()
+                    if metrics.listeners:
+                        metrics.observe(name, "call", metrics.clock() - started)
         finally:
             # Only after an exception that is none of ours: replies that nobody read must not meet the
             # next command on the same connection.
-            for shard, connection, _ in sent:
+            for _, _, connection, _ in sent:
                 connection.disconnect()
-                shard.client.connection_pool.release(connection)
+        return again
 
 
 def _read(connection: Any) -> Any:
@@ -309,6 +327,7 @@ class _Clusters:
         self._made: dict[tuple[str, str], Cluster] = {}
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._after_fork)
+        atexit.register(self._settle)
 
     def get(self, path: str, options: Mapping[str, Any]) -> Cluster:
         identity = (path, repr(sorted(options.items())))
@@ -317,14 +336,17 @@ class _Clusters:
             with self._lock:
                 cluster = self._made.get(identity)
                 if cluster is None:
-                    cluster = self._made[identity] = Cluster(load(path), **options)
+                    cluster = self._made[identity] = Cluster(path, **options)
         return cluster
 
     def _after_fork(self) -> None:
-        # Another thread of the parent may have held the lock; it does not exist here.
         self._lock = threading.Lock()
         for cluster in self._made.values():
             cluster.reset_after_fork()
+
+    def _settle(self) -> None:
+        for cluster in self._made.values():
+            cluster.settle()
 
 
 _clusters = _Clusters()

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,8 @@ class Access:
     password: str | None = field(default=None, repr=False)
     ca: str | None = None
     """File with the authority that signed the servers' certificates; None: no TLS."""
+    authority: str | None = field(default=None, repr=False)
+    """What is in that file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +105,24 @@ def _parse(content: dict[str, Any]) -> Configuration:
     if content["algorithm"] != ALGORITHM:
         raise ConfigurationError(f"unknown algorithm {content['algorithm']!r}, this client knows {ALGORITHM}")
     following = content.get("next")
-    tls = content.get("tls")
     return Configuration(
         current=_layout(content),
         next=_layout(following) if following else None,
         sentinels=_addresses(content.get("sentinels") or []),
-        access=Access(content.get("username") or None, content.get("password") or None, tls["ca"] if tls else None),
+        access=_access(content),
     )
+
+
+def _access(content: dict[str, Any]) -> Access:
+    ca = authority = None
+    if (tls := content.get("tls")) is not None:
+        ca = tls["ca"]
+        try:
+            authority = Path(ca).read_text(encoding="ascii")
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=authority)
+        except (OSError, ValueError) as exc:  # errors of TLS are OSErrors
+            raise ConfigurationError(f"tls.ca: {ca} is no usable authority: {exc}") from exc
+    return Access(content.get("username") or None, content.get("password") or None, ca, authority)
 
 
 def _layout(content: dict[str, Any]) -> Layout:
