@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 ADDRESS_VARIABLE = "webstack_address"
@@ -151,36 +151,74 @@ def _twice(items: Iterable[Any]) -> list[Any]:
     return [item for item, count in Counter(items).items() if count > 1]
 
 
-def problems(shards: Sequence[Mapping[str, Any]], sentinel_list: Sequence[Mapping[str, Any]], host: str) -> list[str]:
-    """Say what is wrong with literal lists of shards and sentinels, as seen from one host; empty when all is well."""
-    shards_name, sentinels_name = "redis_shard_shards", "redis_shard_sentinels"
-    found: list[str] = []
+def memory_bytes(text: Any) -> int:
+    """Return an amount of memory in the notation of Redis: k is 1000, kb is 1024, and so on."""
+    match = re.fullmatch(r"([0-9]+)(?:([kmg])(b?)|b)?", str(text).strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f"must be an amount of memory like 256mb or 2gb, not {text!r}")
+    unit = {"k": 1, "m": 2, "g": 3}.get(match[2] or "", 0)
+    return int(match[1]) * int((1024 if match[3] else 1000) ** unit)
+
+
+def _contradictions(places: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A name stands for one host and an address too; two names of one host would hide that it is one."""
+    known: dict[tuple[str, str], str] = {}
+    for place in places:
+        name, address = str(place["name"]), str(place["address"])
+        for key, value in ((("host", name), address), (("address", address), name)):
+            if known.setdefault(key, value) != value:
+                yield f"{key[0]} {key[1]} stands for {known[key]} and for {value}"
+
+
+def problems(
+    shards: Sequence[Mapping[str, Any]],
+    sentinel_list: Sequence[Mapping[str, Any]],
+    host: str,
+    engine: str = RING,
+    max_memory: Any = None,
+) -> list[tuple[str, str]]:
+    """Say what is wrong with literal lists of shards and sentinels, as seen from one host: variable and reason."""
+    of_shards, of_sentinels = "redis_shard_shards", "redis_shard_sentinels"
+    nodes = [node for shard in shards for node in shard["nodes"]]
+    found: list[tuple[str, str]] = []
     if not shards:
-        found.append(f"{shards_name} is empty: the group redis has no host, or the list was set to nothing")
-    for name in _twice(shard["name"] for shard in shards):
-        found.append(f"{shards_name} has two shards named {name}")
+        found.append((of_shards, "is empty: the group redis has no host, or the list was set to nothing"))
+    found += [(of_shards, f"has two shards named {name}") for name in _twice(shard["name"] for shard in shards)]
     for shard in shards:
-        name, nodes = shard["name"], shard["nodes"]
+        name = shard["name"]
         if not SHARD_NAME.fullmatch(name):
-            found.append(f"{shards_name}: the name of shard {name!r} must be {SHARD_NAME_WORDS}")
-        if not nodes:
-            found.append(f"{shards_name}: shard {name} has no node")
+            found.append((of_shards, f"the name of shard {name!r} must be {SHARD_NAME_WORDS}"))
+        if not shard["nodes"]:
+            found.append((of_shards, f"shard {name} has no node"))
         for key in ("name", "address"):
-            for value in _twice(node[key] for node in nodes):
-                found.append(f"{shards_name}: two nodes of shard {name} have the {key} {value}; a replica is elsewhere")
-    places = [(node["address"], int(node["port"])) for shard in shards for node in shard["nodes"]]
-    places += [(sentinel["address"], int(sentinel["port"])) for sentinel in sentinel_list]
+            for value in _twice(node[key] for node in shard["nodes"]):
+                found.append((of_shards, f"two nodes of shard {name} have the {key} {value}; a replica is elsewhere"))
+    places = [(item["address"], int(item["port"])) for item in [*nodes, *sentinel_list]]
     for address, port in _twice(places):
-        found.append(f"{address}:{port} is used twice in {shards_name} and {sentinels_name}")
+        found.append((of_shards, f"{address}:{port} is used twice, here and in {of_sentinels} taken together"))
     count = len(sentinel_list)
     if sentinel_list and (count < SENTINEL_COUNT or count % 2 == 0):
-        found.append(f"{sentinels_name} has {count}: an odd number of at least {SENTINEL_COUNT} is needed, or none")
+        found.append((of_sentinels, f"has {count}: an odd number of at least {SENTINEL_COUNT} is needed, or none"))
     for key in ("name", "address"):
         for value in _twice(sentinel[key] for sentinel in sentinel_list):
-            found.append(f"{sentinels_name}: two sentinels have the {key} {value}")
-    members = {node["name"] for shard in shards for node in shard["nodes"]} | {item["name"] for item in sentinel_list}
-    if host not in members:
-        found.append(
-            f"{host} (redis_shard_node_name) is neither a node in {shards_name} nor listed in {sentinels_name}"
-        )
+            found.append((of_sentinels, f"two sentinels have the {key} {value}; the loss of one host must leave most"))
+    found += [
+        (of_shards, f"{reason}, here and in {of_sentinels}") for reason in _contradictions([*nodes, *sentinel_list])
+    ]
+    if engine != RING and sentinel_list:
+        found.append((of_sentinels, f"must be empty: the engine {engine} has no Sentinel"))
+    if engine == CLUSTER and len({node["name"] for node in nodes}) < CLUSTER_HOSTS:
+        found.append((of_shards, f"the engine {CLUSTER} needs {CLUSTER_HOSTS} hosts or more"))
+    if engine == CLUSTER and len(shards) < CLUSTER_HOSTS:
+        found.append((of_shards, f"the engine {CLUSTER} needs {CLUSTER_HOSTS} shards or more"))
+    if engine == SINGLE and len(shards) > 1:
+        found.append((of_shards, f"has {len(shards)} shards: the engine {SINGLE} has one"))
+    # With one server of many hosts, or where sentinels are no more, a host may have no part; the role cleans it up.
+    if engine == RING and host not in {item["name"] for item in [*nodes, *sentinel_list]}:
+        found.append((of_shards, f"{host} (redis_shard_node_name) is neither a node here nor in {of_sentinels}"))
+    if max_memory is not None:
+        try:
+            memory_bytes(max_memory)
+        except ValueError as exc:
+            found.append(("redis_shard_max_memory", str(exc)))
     return found

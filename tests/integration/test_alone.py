@@ -34,7 +34,12 @@ INPUTS: dict[str, dict[str, Any]] = {
         "database_engine": "sqlite",
         "caches": {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
     },
-    "redis_shard": {"shards": SHARDS, "sentinels": SENTINELS, "password": SECRET},
+    "redis_shard": {
+        "shards": SHARDS,
+        "sentinels": SENTINELS,
+        "password": SECRET,
+        **{f"{account}_password": account + SECRET for account in ("replication", "sentinel", "admin")},
+    },
     "redis_cluster_client": {"shards": SHARDS, "sentinels": SENTINELS, "password": SECRET},
     "mysql_replication": {
         "nodes": [{**node, "port": 3306} for node in NODES],
