@@ -282,6 +282,7 @@ def test_without_the_built_in_md5() -> None:
     ("nodes", "points", "message"),
     [
         ({}, 160, "at least one shard"),
+        (dict.fromkeys(map(str, range(65_537)), 1), 4, "a ring takes 65536 shards, not 65537"),
         ({"s1": 0}, 160, "weight of shard 's1'"),
         ({"s1": -1}, 160, "weight of shard 's1'"),
         ({"s1": 1.5}, 160, "weight of shard 's1'"),
