@@ -101,6 +101,12 @@ def parts_of(cache: Any) -> Any:
     return cache._cache.cluster
 
 
+def until_all_are_heard(cache: Any) -> None:
+    """Wait: the first call goes on when two of the three sentinels are heard."""
+    cache.get(keys_of(cache, "redis1")[0])
+    until(lambda: all(each.heard for each in parts_of(cache)._sentinels._sentinels))
+
+
 # The healthy cache
 
 
@@ -420,19 +426,17 @@ def test_a_lost_write_is_forgotten_when_the_shard_is_back_with_its_data(site: Si
     assert seen == {None}
 
 
-def test_a_write_that_timed_out_is_forgotten_at_once(site: Site) -> None:
-    """A server that was slow for a moment, and did nothing of what it was asked meanwhile."""
+def test_a_hiccup_costs_its_own_key_and_nothing_else(site: Site) -> None:
     cache = site.cache()
     key, other = keys_of(cache, "redis1")[:2]
     cache.set_many({key: "old", other: "good"})
     site.servers["redis1"].freeze()
     cache.set(key, "new")
-    # As if the network had lost it.
     site.servers["redis1"].thaw()
-    direct(site.servers["redis1"]).set(f":1:{key}", "old")
-    seconds = until(lambda: cache.get(other) == "good")
-    assert cache.get(key) is None
-    assert seconds < 0.2
+    seen = set()
+    seconds = until(lambda: seen.add(cache.get(key)) or cache.get(other) == "good")
+    assert seen == {None}
+    assert seconds < 0.3
 
 
 def test_too_many_lost_writes_empty_the_shard(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -552,7 +556,7 @@ def test_a_process_that_did_nothing_leaves_the_old_master_at_once(site: Site) ->
     time.sleep(0.1)
     site.promote("redis2", replica)
     direct(replica).set(f":1:{key}", "new by another process")
-    until(lambda: parts_of(cache).shards["redis2"].master.is_open, 0.1)
+    until(lambda: parts_of(cache).shards["redis2"].master.address.port == replica.port, 0.2)
     assert cache.get(key) is None
     until(lambda: cache.set_many({key: "newer"}) == [])
     until(lambda: cache.get(key) == "newer")
@@ -593,10 +597,10 @@ def test_the_sentinel_with_the_newest_configuration_is_right(site: Site) -> None
     site.sentinels[1].switch("redis2", replica.port)
     direct(replica).replicaof("NO", "ONE")
     cache = site.cache()
+    until_all_are_heard(cache)
     key = keys_of(cache, "redis2")[0]
     cache.set(key, 1)
-    # Within the first moment only two of the three may have been heard.
-    until(lambda: cache.set(key, 1) or direct(replica).exists(f":1:{key}"))
+    assert direct(replica).exists(f":1:{key}")
 
 
 def test_a_master_that_the_sentinels_take_to_be_down_is_not_used(site: Site) -> None:
@@ -628,7 +632,7 @@ def test_no_master_is_used_while_a_replica_is_promoted(site: Site) -> None:
     cache = site.cache()
     key = keys_of(cache, "redis2")[0]
     site.sentinels[2].masters["redis2"]["flags"] = "master,failover_in_progress"
-    until(lambda: all(each.listeners for each in site.sentinels) or cache.get(key))
+    until_all_are_heard(cache)
     assert cache.set_many({key: 1}) == [key]
 
 
@@ -675,7 +679,7 @@ def test_open_connections_outlive_the_sentinels(site: Site) -> None:
         time.sleep(0.01)
     # Once, at the end of the lease, it waits to be told.
     assert sum(each > 0.1 for each in times) <= 1
-    assert max(times) < 0.5
+    assert max(times) < 1
     for each in site.sentinels:
         each.thaw()
     until(lambda: not parts_of(cache)._sentinels._alone)
@@ -972,8 +976,10 @@ def test_a_thousand_shards_are_loaded_soon(tmp_path: Path) -> None:
     shards = {f"redis{n}": [f"10.77.{n >> 8}.{n & 255}:6379", f"10.77.{n >> 8}.{n & 255}:6380"] for n in range(1000)}
     path = tmp_path / "cache.json"
     path.write_text(json.dumps({"engine": "ring", **ring(shards), "sentinels": ["10.77.0.1:26379"]}))
-    times = [timed(lambda: cluster.Cluster(path))[1] for _ in range(5)]
-    assert min(times) < 0.3, "150 ms on a machine of one's own"
+    begin = time.process_time()
+    cluster.Cluster(path)
+    # 0.15 on a machine that does nothing else.
+    assert time.process_time() - begin < 0.5
 
 
 def test_the_ring_of_client_and_controller_is_one_file() -> None:
