@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import redis
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.cache.backends.redis import RedisCache, RedisCacheClient
+from django.core.cache.backends.redis import RedisCache, RedisCacheClient, RedisSerializer
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
@@ -25,11 +26,26 @@ from .lock import DEFAULT_LOCK_SECONDS, Lock
 # One step, so that a key which ends in between is not made anew, without an end. EVAL each time: a server that was
 # just promoted knows no script by its hash.
 _INCR = "if redis.call('EXISTS', KEYS[1]) == 0 then return false end return redis.call('INCRBY', KEYS[1], ARGV[1])"
+# MSET knows no end, and fifty SETs cost twice the time of one script: they are packed and answered one by one.
+_SET_MANY = (
+    "for i, key in ipairs(KEYS) do "
+    "if ARGV[1] == '' then redis.call('SET', key, ARGV[i + 1]) "
+    "else redis.call('SET', key, ARGV[i + 1], 'EX', ARGV[1]) end end "
+    "return #KEYS"
+)
 # PERSIST alone says 0 of a key that has no end already.
 _PERSIST = "redis.call('PERSIST', KEYS[1]) return redis.call('EXISTS', KEYS[1])"
 
 # Keys that a server looks at in one step of a walk over all of them; it serves nobody else meanwhile.
 _SCAN_COUNT = 1000
+
+
+class Serializer(RedisSerializer):
+    """Django's own format, read faster."""
+
+    def loads(self, data: bytes) -> Any:
+        # Django tries every value as a number first. The first byte of a pickle is no digit.
+        return pickle.loads(data) if data[:1] == b"\x80" else super().loads(data)
 
 
 class RingCacheClient(RedisCacheClient):
@@ -47,7 +63,7 @@ class RingCacheClient(RedisCacheClient):
         metrics: bool | str | Callable[..., Any] = False,
         **options: Any,
     ) -> None:
-        super().__init__(servers, serializer=serializer)
+        super().__init__(servers, serializer=serializer or Serializer)
         (path,) = servers
         self._ignore_errors = ignore_errors
         _listen(metrics)
@@ -176,20 +192,20 @@ class RingCacheClient(RedisCacheClient):
         if timeout == 0:
             self.delete_many(data)
             return []
-        expiry = _expiry(timeout)
+        expiry = "" if timeout is None else timeout
         grouped, failed = self._by_shard(stored)
         self.cluster.forget(failed)
         batches: dict[str, list[Command]] = {
-            name: [("SET", key, stored[key], *expiry) for key in group] for name, group in grouped.items()
+            name: [("EVAL", _SET_MANY, len(group), *group, expiry, *[stored[key] for key in group])]
+            for name, group in grouped.items()
         }
         replies = self._exchange(batches, grouped)
         for name, group in grouped.items():
-            lost = [
-                key for key, reply in zip(group, replies.get(name) or [None] * len(group), strict=True) if not reply
-            ]
-            failed += lost
-            if metrics.listeners:
-                metrics.observe(name, "set", count=len(group) - len(lost))
+            (count,) = replies.get(name) or [None]
+            if not count:
+                failed += group
+            elif metrics.listeners:
+                metrics.observe(name, "set", count=count)
         return failed
 
     def delete_many(self, keys: Iterable[str]) -> None:
@@ -277,8 +293,6 @@ class RingCacheClient(RedisCacheClient):
                     trouble = reply
                     results[index] = None
                     lost.add(name)
-                    if forget is not None:
-                        self.cluster.shards[name].dropped(*forget[name])
         if not lost:
             return replies, None
         unavailable = ShardUnavailable(f"no answer from {', '.join(sorted(lost))}")
@@ -317,6 +331,12 @@ class RingCache(RedisCache):
             {final: data[key] for final, key in names.items()}, self.get_backend_timeout(timeout)
         )
         return [names[final] for final in failed]
+
+    def validate_key(self, key: str) -> None:
+        """Warn about keys that memcached would refuse, as all of Django's caches do."""
+        # Its look at a key takes longer than finding the key's shard, and most keys need none.
+        if len(key) > 250 or not key.isprintable() or " " in key:
+            super().validate_key(key)
 
     # What Redis can do beyond Django's API, by the names that users of django-redis know
 
@@ -380,7 +400,8 @@ class RingCache(RedisCache):
     # asks the database. The first five only for Django 5.2, which takes many keys one by one and incr in two steps.
 
     async def aget_many(self, keys: Iterable[str], version: int | None = None) -> dict[str, Any]:
-        return await sync_to_async(self.get_many)(keys, version)
+        found: dict[str, Any] = await sync_to_async(self.get_many)(keys, version)
+        return found
 
     async def aset_many(
         self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
