@@ -6,6 +6,7 @@ an instance starts, so neither a re-run of the role nor a reboot undoes a fail-o
 
   redis-shard status           what this host runs, what it should run and what is wrong, as JSON
   redis-shard reload           have running servers read changed accounts and certificates, without a restart
+  redis-shard prepare          stop what is not listed here any more and have Sentinel forget it
   redis-shard settle           start, restart and retire what status lists, without losing data where possible
   redis-shard form             (engine redis_cluster) make one cluster of all servers, or see that it is one
   redis-shard failover SHARD   hand the shard over to its replica and wait for it
@@ -14,6 +15,7 @@ an instance starts, so neither a re-run of the role nor a reboot undoes a fail-o
                                remove from this host's masters what is not at home there under each of the rings that
                                standard input lists, as JSON
   redis-shard leave [SHARD...] stop all that the role placed here; the named shards belong to no ring any more
+  redis-shard leave --sentinel stop this host's sentinel alone
   redis-shard guard SHARD      (systemd, before an instance starts) write the file that says replica or master
   redis-shard follow SHARD     (systemd, after an instance started) see that a replica finds its master
   redis-shard sentinel         (systemd, before Sentinel starts) join its static file with what Sentinel learned
@@ -276,9 +278,14 @@ def role_of(node: dict[str, Any], access: Access) -> dict[str, Any]:
     return {"role": "slave", "master": {"address": reply[1], "port": int(reply[2])}, "link": reply[3]}
 
 
-def has_data(node: dict[str, Any], access: Access) -> bool:
+def serves(node: dict[str, Any], name: str, access: Access) -> bool:
+    """Whether this shard runs there: while servers move, the port may still be another shard's."""
+    return pathlib.PurePath(pairs(ask(node, access, "CONFIG", "GET", "dir"))["dir"]).name == name
+
+
+def has_data(node: dict[str, Any], name: str, access: Access) -> bool:
     try:
-        return int(ask(node, access, "DBSIZE")) > 0
+        return serves(node, name, access) and int(ask(node, access, "DBSIZE")) > 0
     except (Unreachable, Denied, Refusal):
         return False
 
@@ -313,7 +320,7 @@ def decide(site: Site, name: str, known: bool) -> dict[str, Any] | None:
     if view.master is not None:
         if not view.is_master(own):
             return view.master
-        if site.persistent or not any(has_data(peer, site.access) for peer in site.peers(name)):
+        if site.persistent or not any(has_data(peer, name, site.access) for peer in site.peers(name)):
             return None
         # This host would come back as an empty master and its replica would copy the emptiness. The replica has
         # the data: it takes over at once, this host follows.
@@ -331,6 +338,8 @@ def decide(site: Site, name: str, known: bool) -> dict[str, Any] | None:
         return None if view.master is None or view.is_master(own) else view.master
     for peer in site.peers(name):
         try:
+            if not serves(peer, name, site.access):
+                continue
             state = role_of(peer, site.access)
         except (Unreachable, Denied, Refusal):
             continue
@@ -910,13 +919,44 @@ def reload(site: Site) -> int:
     return 0
 
 
+def retire_strangers(site: Site) -> list[str]:
+    # Sentinels last, a hand-over needs them.
+    units = sorted(strangers(site), key=lambda item: "-sentinel." in item)
+    for unit in units:
+        retire(site, unit)
+    return units
+
+
+def remembers_others(site: Site) -> bool:
+    """Whether this host's sentinel watches other shards or other servers than the role lists."""
+    known = learned(site.program.sentinel_file.read_text())
+    return known.keys() != site.shards.keys() or any(
+        not listed(site.shards[name]["nodes"], node) for name, memory in known.items() for node in replicas_of(memory)
+    )
+
+
+def prepare(site: Site) -> int:
+    """Make room: a server may come to the port of one that goes.
+
+    A sentinel that remembers the one that went would make the newcomer follow that one's master. So on all hosts the
+    old servers stop and the sentinels forget them before any host starts a new one.
+    """
+    work = {"retire": retire_strangers(site), "restart": []}
+    unit = site.program.sentinel_unit
+    if site.sentinel and active(unit) and remembers_others(site):
+        systemctl("daemon-reload")
+        systemctl("restart", unit)
+        work["restart"].append(unit)
+    print(json.dumps(work, sort_keys=True))
+    return 0
+
+
 def settle(site: Site) -> int:
     work = todo(site)
     program = site.program
     systemctl("daemon-reload")
-    # What leaves makes room first: the port may be the one of what comes. Sentinels last, a hand-over needs them.
-    for unit in sorted(work["retire"], key=lambda item: "-sentinel." in item):
-        retire(site, unit)
+    # What leaves makes room first: the port may be the one of what comes.
+    retire_strangers(site)
     for unit in work["start"]:
         systemctl("start", unit)
     # Sentinel first: its restart costs nothing, and a hand-over needs it.
@@ -940,6 +980,15 @@ def leave(site: Site, gone: list[str]) -> int:
     code = settle(site)
     systemctl("disable", "redis-shard.target")
     return code
+
+
+def leave_sentinels(site: Site) -> int:
+    """Before servers move to other ports of other hosts: nobody tells a sentinel of a host that leaves."""
+    units = [program.sentinel_unit for program in PROGRAMS.values() if program.sentinel_static.exists()]
+    for unit in units:
+        retire(site, unit)
+    print(json.dumps({"retire": units}))
+    return 0
 
 
 # --- keys -------------------------------------------------------------------------------------------
@@ -1005,6 +1054,10 @@ def main(arguments: list[str]) -> int:
             return settle(Site.load())
         case ["form"]:
             return form(Site.load())
+        case ["prepare"]:
+            return prepare(Site.load())
+        case ["leave", "--sentinel"]:
+            return leave_sentinels(Site.load())
         case ["leave", *gone]:
             return leave(Site.load(), gone)
         case ["census"]:
