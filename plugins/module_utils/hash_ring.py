@@ -38,10 +38,12 @@ try:
     from _md5 import md5 as _md5
 except ImportError:
     _md5 = partial(hashlib.md5, usedforsecurity=False)
-# A point and the rank of its shard's name share one integer: plain integers sort several times faster than tuples, and
-# ties are broken by name without further ado.
+# A point and the rank of its shard's name share one number, so that ties are broken by name without further ado. It
+# is a float, which holds these 48 bits exactly: Python sorts floats faster than integers beyond 30 bits, let alone
+# tuples.
 _RANK_BITS = 16
 _RANK = (1 << _RANK_BITS) - 1
+_SHIFT = float(1 << _RANK_BITS)
 _first_uint32 = struct.Struct("<I").unpack_from
 
 
@@ -89,13 +91,12 @@ class Ring:
 
         order = sorted(encoded)
         suffixes = [b"-%d" % k for k in range(points // 4 * max(weight for _, weight in encoded.values()))]
-        merged: list[int] = []
+        merged: list[float] = []
         for rank, raw in enumerate(order):
             labels = points // 4 * encoded[raw][1]
             digests = b"".join([_md5(raw + suffix).digest() for suffix in suffixes[:labels]])
-            merged += [point << _RANK_BITS | rank for point in struct.unpack(f"<{labels * 4}I", digests)]
-        # Python compares floats fast, but not integers beyond 30 bits; a float holds these 48 exactly.
-        merged.sort(key=float)
+            merged += [point * _SHIFT + rank for point in struct.unpack(f"<{labels * 4}I", digests)]
+        merged.sort()
         self._merged = merged
         self._fingerprint: str | None = None
         self.names = tuple(encoded[raw][0] for raw in order)
@@ -115,7 +116,7 @@ class Ring:
             # all, since what is small stays in the processor's cache.
             for start in range(0, len(self._merged), 4096):
                 part = self._merged[start : start + 4096]
-                values = struct.pack(f">{len(part)}Q", *part).hex(" ", 8).split()
+                values = struct.pack(f">{len(part)}Q", *map(int, part)).hex(" ", 8).split()
                 digest.update("".join([value[4:12] + endings[value[12:]] for value in values]).encode())
             self._fingerprint = digest.hexdigest()[:16]
         return self._fingerprint
@@ -133,13 +134,13 @@ class Ring:
     def _owner(self, value: int) -> str:
         """Return the name of the shard that owns a hash."""
         merged = self._merged
-        index = bisect_left(merged, value << _RANK_BITS)
+        index = bisect_left(merged, value * _SHIFT)
         # Counted from the end, so that the place behind the last point is the first point.
-        return self.names[merged[index - len(merged)] & _RANK]
+        return self.names[int(merged[index - len(merged)]) & _RANK]
 
     def continuum(self) -> list[tuple[int, str]]:
         """Return the points in ring order, each with the shard that it belongs to."""
-        return [(value >> _RANK_BITS, self.names[value & _RANK]) for value in self._merged]
+        return [(value >> _RANK_BITS, self.names[value & _RANK]) for value in map(int, self._merged)]
 
     def shares(self) -> dict[str, Fraction]:
         """Return each shard's exact part of the key space; the parts sum to 1."""
