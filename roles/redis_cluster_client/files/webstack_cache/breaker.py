@@ -50,8 +50,8 @@ class Breaker:
     def opened(self) -> None:
         """Give up what must not be used any more."""
 
-    def recover(self) -> float:
-        """Look whether the server is back, or raise; return the seconds for which reads shall wait still."""
+    def recover(self) -> float | None:
+        """Look whether the server is back, or raise; return the seconds that reads shall wait, None for the usual."""
         raise NotImplementedError
 
     def unfinished(self) -> bool:
@@ -146,7 +146,9 @@ class Breaker:
                     continue
                 self.settled()
                 self._state = SETTLING
-            self._wake.wait(max(pause, QUARANTINE_SECONDS) if away else pause)
+            if pause is None:
+                pause = QUARANTINE_SECONDS if away else 0.0
+            self._wake.wait(pause)
             with self._lock:
                 if self._again or self.unfinished():
                     self._state = OPEN

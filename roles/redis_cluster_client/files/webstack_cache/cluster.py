@@ -155,7 +155,7 @@ class Cluster:
         return {name: shard.master.address for name, shard in self.shards.items() if shard.master.address}
 
     def _doubt(self, name: str, reason: str) -> None:
-        # The sentinels may know more shards than this process uses.
+        # The sentinels know shards that this process does not use.
         shard = self.shards.get(name)
         if shard and shard.master.address:
             shard.doubt(reason)

@@ -66,7 +66,8 @@ class Sentinels:
         masters: Callable[[], Mapping[str, Address]],
         doubt: Callable[[str, str], None],
     ) -> None:
-        """`masters` says which masters are in use; `doubt` is called with a shard's name and what was heard of it."""
+        """`masters` says which masters are in use; `doubt` is called with the name of a shard whose master may be
+        another one, and with what was heard of it."""
         self._connector = connector.of_sentinels()
         self._sentinels = [_Sentinel(address, self._connector) for address in addresses]
         self._masters = masters
@@ -228,14 +229,21 @@ class Sentinels:
             return
         replies = sentinel.ask(*[("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name) for name in masters])
         for (name, address), reply in zip(masters.items(), replies, strict=True):
-            if not isinstance(reply, list) or Address(reply[0].decode(), int(reply[1])) != address:
+            if not isinstance(reply, list) or _address(*reply) != address:
                 self._doubt(name, f"{sentinel.address} knows another master")
 
     def _tell(self, event: str, words: list[str]) -> None:
+        # Each sentinel tells each event, some of them late. What is known already restarts nothing.
         if event == "+switch-master":
-            self._doubt(words[0], f"{words[3]}:{words[4]} took over")
-        elif words[0] == "master":
-            self._doubt(words[1], "a sentinel takes it to be down")
+            name, _, _, *after = words
+            if self._masters().get(name) != _address(*after):
+                self._doubt(name, f"{':'.join(after)} took over")
+        elif words[0] == "master" and self._masters().get(words[1]) == _address(*words[2:4]):
+            self._doubt(words[1], "is down for a sentinel")
+
+
+def _address(host: str | bytes, port: str | bytes) -> Address:
+    return Address(host.decode() if isinstance(host, bytes) else host, int(port))
 
 
 def _pairs(reply: object) -> dict[str, str]:

@@ -121,14 +121,14 @@ class Master(Server):
         super().__init__(f"shard {shard.name}", shard)
         self.debt = Debt()
         self.lately: deque[tuple[float, Sequence[Any]]] = deque(maxlen=CALLS_TO_REMEMBER)
-        self._pause = 0.0
+        self._pause: float | None = None
 
     def find(self) -> Address:
         sentinels = self.shard.sentinels
         self.address = sentinels.master_of(self.shard.name) if sentinels else self.shard.servers[0]
         return self.address
 
-    def recover(self) -> float:
+    def recover(self) -> float | None:
         """Find the master, and delete on it whatever this process failed to write."""
         before = self.address
         address = self.find()
@@ -140,8 +140,7 @@ class Master(Server):
             if role[0] != b"master":
                 raise redis.ConnectionError(f"{address} is no master")
             self.debt.pay(pool)
-        pause, self._pause = self._pause, 0.0
-        return pause
+        return self._pause
 
     def _owe_what_was_written_lately(self) -> None:
         writes = list(self.lately)
@@ -155,6 +154,7 @@ class Master(Server):
         return bool(self.debt)
 
     def closed(self) -> None:
+        self._pause = None
         replica = self.shard.replica
         if replica and replica.address == self.address:
             replica.open("is the master now")
@@ -184,7 +184,7 @@ class Replica(Server):
             problem = f"{address} follows no master"
         raise redis.ConnectionError(problem)
 
-    def recover(self) -> float:
+    def recover(self) -> float | None:
         self.address = self.find()
         return 0.0
 
