@@ -19,8 +19,16 @@ def _build(points: int, *nodes: Any) -> hash_ring.Ring:
     return hash_ring.Ring(zip(nodes[::2], nodes[1::2], strict=True), points)
 
 
+def _listed(configuration: Mapping[str, Any]) -> Any:
+    """Return the shards of the clients' configuration, which has names with servers and weights other than 1."""
+    names, weights = configuration.get("shards"), configuration.get("weights") or {}
+    if not isinstance(names, Mapping) or not isinstance(weights, Mapping):
+        return None
+    return [{"name": name, "weight": weights.get(name, 1)} for name in names]
+
+
 def _ring_of(shards: Any, points: int | None) -> hash_ring.Ring:
-    """Return the ring of a list of shards, or of what the filter `ring` made of one."""
+    """Return the ring of a list of shards, of what the filter `ring` made of one, or of the clients' file."""
     fingerprint = None
     if isinstance(shards, Mapping) and "algorithm" in shards:
         algorithm = shards.get("algorithm")
@@ -31,7 +39,7 @@ def _ring_of(shards: Any, points: int | None) -> hash_ring.Ring:
         else:
             raise ValueError("a ring brings its own number of points, do not give another")
         fingerprint = shards.get("fingerprint")
-        shards = shards.get("nodes")
+        shards = shards.get("nodes") or _listed(shards)
     if isinstance(shards, str) or not isinstance(shards, Sequence):
         raise TypeError(f"expected a list of shards, not {type(shards).__name__}")
     nodes: list[Any] = []

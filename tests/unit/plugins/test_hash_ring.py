@@ -349,6 +349,23 @@ def test_filter_moved() -> None:
     assert plan["shards"]["s3"]["lost"] == plan["shards"]["s1"]["gained"] == 0.0
 
 
+def test_filters_take_the_file_of_the_clients() -> None:
+    file = {
+        "engine": "ring",
+        "algorithm": "ketama160a",
+        "points": 40,
+        "fingerprint": Ring({"s1": 2, "s2": 1}, 40).fingerprint,
+        "shards": {"s2": ["192.0.2.32:6379"], "s1": ["192.0.2.31:6379", "192.0.2.32:6380"]},
+        "weights": {"s1": 2},
+    }
+    assert FILTERS["ring"](file) == FILTERS["ring"](SHARDS, points=40)
+    assert FILTERS["ring_moved"](file, FILTERS["ring"](SHARDS, points=40))["moved"] == 0.0
+    with pytest.raises(AnsibleFilterError, match=r"fingerprint '[0-9a-f]{16}' does not belong to these shards"):
+        FILTERS["ring_shares"]({**file, "weights": {}})
+    with pytest.raises(AnsibleFilterError, match="expected a list of shards, not NoneType"):
+        FILTERS["ring_shares"]({**file, "shards": []})
+
+
 def test_filter_problems() -> None:
     node = {"name": "redis1", "address": "192.0.2.31", "port": 6379}
     good = [{"name": "s1", "nodes": [node]}]
