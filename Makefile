@@ -39,8 +39,10 @@ molecule: setup ## one scenario: make molecule S=lb_nginx
 	@.venv/bin/python tools/check.py images molecule$(if $(S),:$(S))
 
 .PHONY: bench
-bench: setup engine ## the benchmarks (long)
-	@.venv/bin/python tests/bench/bench_site.py
+bench: setup engine ## the benchmarks (long); one of them: make bench B=cache
+	@for bench in tests/bench/bench_$(or $(B),*).py; do \
+	    echo "== $$bench"; .venv/bin/python "$$bench" || failed=1; \
+	done; exit $${failed:-0}
 
 .PHONY: docs
 docs: setup ## regenerate the variable tables
