@@ -23,7 +23,7 @@ from .sentinels import Sentinels
 # Keys of lost writes that a process remembers for each shard; beyond that it empties the shard.
 KEYS_TO_REMEMBER = 10_000
 # A new master may lack what the old one took last, since replication is asynchronous. Keys written that shortly before
-# the change, or before the last write, are deleted there.
+# the change, or before the old one answered for the last time, are deleted there.
 LATELY_SECONDS = 2.0
 LAG_SECONDS = 0.5
 CALLS_TO_REMEMBER = 4096
@@ -121,6 +121,7 @@ class Master(Server):
         super().__init__(f"shard {shard.name}", shard)
         self.debt = Debt()
         self.lately: deque[tuple[float, Sequence[Any]]] = deque(maxlen=CALLS_TO_REMEMBER)
+        self._answered = 0.0
         self._pause: float | None = None
 
     def find(self) -> Address:
@@ -142,13 +143,15 @@ class Master(Server):
             self.debt.pay(pool)
         return self._pause
 
+    def succeeded(self) -> None:
+        super().succeeded()
+        self._answered = time.monotonic()
+
     def _owe_what_was_written_lately(self) -> None:
-        writes = list(self.lately)
-        if writes:
-            since = min(time.monotonic() - LATELY_SECONDS, writes[-1][0] - LAG_SECONDS)
-            for moment, keys in writes:
-                if moment >= since:
-                    self.debt.add(keys, not keys)
+        since = min(time.monotonic() - LATELY_SECONDS, self._answered - LAG_SECONDS)
+        for moment, keys in list(self.lately):
+            if moment >= since:
+                self.debt.add(keys, not keys)
 
     def unfinished(self) -> bool:
         return bool(self.debt)
