@@ -40,8 +40,8 @@ molecule: setup ## one scenario: make molecule S=lb_nginx
 
 .PHONY: bench
 bench: setup engine ## the benchmarks (long); one of them: make bench B=cache
-	@for bench in tests/bench/bench_$(or $(B),*).py; do \
-	    echo "== $$bench"; .venv/bin/python "$$bench" || failed=1; \
+	@for bench in $(or $(B),ring cache site); do \
+	    echo "== $$bench"; .venv/bin/python "tests/bench/bench_$$bench.py" || failed=1; \
 	done; exit $${failed:-0}
 
 .PHONY: docs

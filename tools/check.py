@@ -130,7 +130,10 @@ def stage(name: str) -> list[Check]:
             Check("images", python("tools/lab.py", "image", "lean", "warm")),
         ]
     if word == "django":
-        return [Check("django-suite", python("tests/django_suite/run.py"))]
+        return [
+            Check("django-suite", python("tests/django_suite/run.py")),
+            Check("bench-cache", python("tests/bench/bench_cache.py", "--short")),
+        ]
     if word == "molecule":
         return [check for scenario in ([part] if part else scenarios()) for check in molecule(scenario)]
     raise SystemExit(f"check: no stage {name!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")

@@ -71,7 +71,7 @@ def configure(shards: Shards, single: RedisServer) -> None:
     django.setup()
     # Neither belongs between the lines of a table.
     warnings.filterwarnings("ignore", message=".*on sharded client should not specify client")
-    logging.getLogger("webstack_cache").setLevel(logging.ERROR)
+    logging.getLogger("webstack_cache").setLevel(logging.CRITICAL)
 
 
 NAMES = ("ring", "ShardClient", "DefaultClient", "Django")
@@ -166,12 +166,15 @@ def limited(call: Call, limit: float) -> tuple[float, Any]:
     return time.perf_counter() - started, result[0] if result else None
 
 
-def hang(shards: Shards, limit: float) -> None:
-    """Stop one shard, and time what needs it."""
+def hang(shards: Shards, limit: float) -> bool:
+    """Stop one shard, and time what needs it; return whether the ring answered for all keys of the others."""
     victim = "redis2"
     keys = on_shard(shards, victim)
     for name in ("ring", "ShardClient"):
         caches[name].set_many(DATA)
+    ours: Any = caches["ring"]
+    healthy = {key for key in KEYS if ours.locate(key) != victim}
+    complete = False
     shards.servers[victim].freeze()
     print(f"\none shard of three stopped; ms per call, given up after {limit:.0f} s" + " " * 8 + "ring    ShardClient")
     try:
@@ -186,10 +189,12 @@ def hang(shards: Shards, limit: float) -> None:
             spent, found = limited(lambda cache=cache: cache.get_many(KEYS), limit)  # type: ignore[misc]
             rows.setdefault("get_many(50), call 5", []).append(f"{spent * 1e3:.1f}")
             rows.setdefault("  values of 50 that it returned", []).append(str(len(found or {})))
-        for label, (ours, theirs) in rows.items():
-            print(f"{label:<55}{ours:>10}{theirs:>15}")
+            complete = complete or (name == "ring" and set(found or {}) == healthy)
+        for label, columns in rows.items():
+            print(f"{label:<55}{columns[0]:>10}{columns[1]:>15}")
     finally:
         shards.servers[victim].thaw()
+    return complete
 
 
 def main(arguments: list[str]) -> int:
@@ -201,9 +206,12 @@ def main(arguments: list[str]) -> int:
         try:
             configure(shards, single)
             missed = report(measure(rounds))
-            hang(shards, 1 if short else 6)
+            complete = hang(shards, 1 if short else 6)
         finally:
             single.kill()
+    if not complete:
+        print("\nthe ring did not return all keys of the healthy shards")
+        return 1
     if short:
         return 0
     print(f"\n{missed} bars missed" if missed else "\nall within the bars")
