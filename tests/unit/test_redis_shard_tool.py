@@ -36,6 +36,7 @@ def site(*addresses: str) -> Any:
             "tls": None,
             "persistent": False,
             "overcommit": False,
+            "timing": {"ping": 200},
             "shards": [{"name": "s1", "nodes": [node(address) for address in addresses or (ONE, TWO)]}],
             "sentinels": [{**node(address), "port": 26379} for address in (ONE, TWO, THREE)],
         }

@@ -19,6 +19,7 @@ an instance starts, so neither a re-run of the role nor a reboot undoes a fail-o
   redis-shard guard SHARD      (systemd, before an instance starts) write the file that says replica or master
   redis-shard follow SHARD     (systemd, after an instance started) see that a replica finds its master
   redis-shard sentinel         (systemd, before Sentinel starts) join its static file with what Sentinel learned
+  redis-shard tune             (systemd, after Sentinel started) have it look more often
 """
 
 from __future__ import annotations
@@ -213,6 +214,7 @@ class Site:
         self.access = Access("admin", data["passwords"], data["tls"])
         self.persistent: bool = data["persistent"]
         self.overcommit: bool = data["overcommit"]
+        self.timing: dict[str, int] = data["timing"]
         self.shards: dict[str, dict[str, Any]] = {shard["name"]: shard for shard in data["shards"]}
         self.sentinels: list[dict[str, Any]] = data["sentinels"]
 
@@ -656,6 +658,25 @@ def inspect_cluster(site: Site) -> tuple[dict[str, Any], list[str]]:
     return roles, problems
 
 
+def tune(site: Site) -> None:
+    """Have Sentinel look more often than once a second; it takes these values from a command only."""
+    assert site.sentinel is not None
+    words = [word for name, value in site.timing.items() for word in (f"{name}-period", str(value))]
+    sentinel = site.sentinel
+
+    def done() -> bool:
+        try:
+            ask(sentinel, site.access, "SENTINEL", "DEBUG", *words)
+        except Refusal as refusal:
+            print(f"Sentinel keeps its own timing: {refusal}")
+        except (Unreachable, Denied):
+            return False
+        return True
+
+    if words and not wait(done, 5):
+        print("Sentinel keeps its own timing: it does not answer")
+
+
 # --- status and settle ------------------------------------------------------------------------------
 
 
@@ -1072,6 +1093,8 @@ def main(arguments: list[str]) -> int:
             follow(Site.load(), name)
         case ["sentinel"]:
             prepare_sentinel(Site.load())
+        case ["tune"]:
+            tune(Site.load())
         case _:
             print(__doc__, file=sys.stderr)
             return 2

@@ -15,10 +15,18 @@ if TYPE_CHECKING:
     from .backend import RingCache
     from .cluster import ShardUnavailable
     from .lock import Lock
+    from .server_cluster import ServerClusterCache
+    from .single import single_server
 
-__all__ = ["Lock", "RingCache", "ShardUnavailable"]
+__all__ = ["Lock", "RingCache", "ServerClusterCache", "ShardUnavailable", "single_server"]
 
-_MODULES = {"Lock": "lock", "RingCache": "backend", "ShardUnavailable": "cluster"}
+_MODULES = {
+    "Lock": "lock",
+    "RingCache": "backend",
+    "ServerClusterCache": "server_cluster",
+    "ShardUnavailable": "cluster",
+    "single_server": "single",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .ring import ALGORITHM, Ring
+
+T = TypeVar("T")
 
 
 class ConfigurationError(Exception):
@@ -81,8 +83,25 @@ class Configuration:
         return {**(self.next.shards if self.next else {}), **self.current.shards}
 
 
+@dataclass(frozen=True, slots=True)
+class Servers:
+    """Content of the file where there is no ring."""
+
+    addresses: tuple[Address, ...]
+    access: Access
+
+
 def load(path: str | Path) -> Configuration:
     """Read the file, build the ring, and refuse both where they do not fit together."""
+    return _load(path, _parse)
+
+
+def load_servers(path: str | Path) -> Servers:
+    """Read the file of a server-side cluster or of a single server."""
+    return _load(path, _parse_servers)
+
+
+def _load(path: str | Path, parse: Callable[[dict[str, Any]], T]) -> T:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as exc:
@@ -90,7 +109,7 @@ def load(path: str | Path) -> Configuration:
     except ValueError as exc:
         raise ConfigurationError(f"{path}: is not JSON: {exc}") from exc
     try:
-        return _parse(content)
+        return parse(content)
     except ConfigurationError as exc:
         raise type(exc)(f"{path}: {exc}") from exc
     except KeyError as exc:
@@ -111,6 +130,14 @@ def _parse(content: dict[str, Any]) -> Configuration:
         sentinels=_addresses(content.get("sentinels") or []),
         access=_access(content),
     )
+
+
+def _parse_servers(content: dict[str, Any]) -> Servers:
+    if content["engine"] == "ring":
+        raise ConfigurationError("the engine is 'ring', this client is for the other ones")
+    if not content["servers"]:
+        raise ConfigurationError("there is no server")
+    return Servers(_addresses(content["servers"]), _access(content))
 
 
 def _access(content: dict[str, Any]) -> Access:
