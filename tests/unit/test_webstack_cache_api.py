@@ -9,11 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 import webstack_cache
+import yaml
 from asgiref.sync import async_to_sync
 from django.contrib.sessions.backends import cache as cache_sessions
 from django.contrib.sessions.backends import cached_db
@@ -27,6 +29,7 @@ from django.views.decorators.cache import cache_page
 from redis.exceptions import LockError, LockNotOwnedError
 from redis_servers import Shards, ring
 
+ROOT = Path(__file__).parents[2]
 NAMES = ("redis1", "redis2", "redis3")
 
 
@@ -292,6 +295,24 @@ def test_a_pattern_with_a_dead_shard(shards: Shards) -> None:
     with pytest.raises(webstack_cache.ShardUnavailable, match="redis2"):
         strict.delete_pattern("key*")
     assert quiet.get_many(data) == {}  # the others did it all the same
+
+
+@pytest.mark.parametrize("call", [lambda cache: cache.delete_pattern("key*"), lambda cache: cache.clear()])
+def test_what_a_frozen_shard_missed_is_gone_before_it_is_read(shards: Shards, cache: Any, call: Any) -> None:
+    data = {f"key{n}": n for n in range(90)}
+    cache.set_many(data)
+    shards.servers["redis2"].freeze()
+    call(cache)
+    shards.servers["redis2"].thaw()
+    # It takes writes again before it is read again.
+    probe = next(key for key in keys_of(cache, "redis2", 100) if key not in data)
+    end = time.monotonic() + 5
+    while cache.get(probe) != "new":
+        assert cache.get_many(data) == {}
+        cache.set(probe, "new")
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    assert cache.get_many(data) == {}
 
 
 # Time to live
@@ -638,6 +659,36 @@ def _urls() -> list[Any]:
 
 
 urlpatterns = _urls()
+
+
+# With the rights that the role gives
+
+
+def test_the_account_of_the_role_may_do_all_of_it(shards: Shards) -> None:
+    role = yaml.safe_load((ROOT / "roles/redis_shard/vars/main.yml").read_text())
+    rights = role["__redis_shard_application_rights"].split("{{")[0].split()
+    for client in servers(shards).values():
+        client.execute_command("ACL", "SETUSER", "application", "on", ">password", *rights)
+        client.execute_command("ACL", "SETUSER", "default", "off")
+    shards.write(username="application", password="password")
+    cache = make(shards)
+    assert cache.set_many({f"key{n}": n for n in range(30)}) == []
+    assert len(cache.get_many([f"key{n}" for n in range(30)])) == 30
+    cache.set("a", 1)
+    assert cache.add("b", 1) is True
+    assert cache.incr("a") == cache.get("a") == 2
+    assert cache.touch("a", 60) is cache.touch("a", None) is cache.persist("a") is True
+    assert "a" in cache
+    assert cache.expire("a", 60) is True
+    assert cache.ttl("a") == 60
+    assert cache.pttl("b") > 0
+    with cache.lock("job", timeout=5) as lock:
+        lock.extend()
+        assert lock.owned() is lock.locked() is True
+    assert cache.delete("b") is True
+    cache.delete_many(["key1", "key2"])
+    assert cache.delete_pattern("key*") == 28
+    assert cache.clear() is True
 
 
 # A ring that is being changed

@@ -13,12 +13,12 @@ from typing import Any
 import redis
 from asgiref.sync import sync_to_async
 from django.apps import apps
-from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.cache.backends.redis import RedisCache, RedisCacheClient, RedisSerializer
+from django.core.cache.backends.redis import RedisCacheClient, RedisSerializer
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from . import metrics
+from .base import ManyKeysCache
 from .cluster import Cluster, Command, Moving, ShardUnavailable, is_refusal, shared_cluster
 from .configuration import ConfigurationError
 from .lock import DEFAULT_LOCK_SECONDS, Lock
@@ -305,7 +305,7 @@ class RingCacheClient(RedisCacheClient):
         return happened
 
 
-class RingCache(RedisCache):
+class RingCache(ManyKeysCache):
     """Cache backend. LOCATION is the path of the configuration file.
 
     Beside Django's own methods: lock, delete_pattern, ttl, pttl, expire, pexpire, persist, locate and metrics. Every
@@ -321,22 +321,6 @@ class RingCache(RedisCache):
         # check says it more kindly.
         if apps.ready and not apps.is_installed("webstack_cache"):
             _ = self._cache
-
-    def set_many(
-        self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
-    ) -> list[str]:
-        """Store all values in one round trip to each shard; return the keys that could not be stored."""
-        names = {self.make_and_validate_key(key, version=version): key for key in data}
-        failed = self._cache.set_many(
-            {final: data[key] for final, key in names.items()}, self.get_backend_timeout(timeout)
-        )
-        return [names[final] for final in failed]
-
-    def validate_key(self, key: str) -> None:
-        """Warn about keys that memcached would refuse, as all of Django's caches do."""
-        # Its look at a key takes longer than finding the key's shard, and most keys need none.
-        if len(key) > 250 or not key.isprintable() or " " in key:
-            super().validate_key(key)
 
     # What Redis can do beyond Django's API, by the names that users of django-redis know
 
@@ -396,26 +380,7 @@ class RingCache(RedisCache):
             )
         return _literally(before) + pattern + _literally(after)
 
-    # The same to await, in the thread of the request's database connection, as Django's own: storing a lazy queryset
-    # asks the database. The first five only for Django 5.2, which takes many keys one by one and incr in two steps.
-
-    async def aget_many(self, keys: Iterable[str], version: int | None = None) -> dict[str, Any]:
-        found: dict[str, Any] = await sync_to_async(self.get_many)(keys, version)
-        return found
-
-    async def aset_many(
-        self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
-    ) -> list[str]:
-        return await sync_to_async(self.set_many)(data, timeout, version)
-
-    async def adelete_many(self, keys: Iterable[str], version: int | None = None) -> None:
-        await sync_to_async(self.delete_many)(keys, version)
-
-    async def ahas_key(self, key: str, version: int | None = None) -> bool:
-        return bool(await sync_to_async(self.has_key)(key, version))
-
-    async def aincr(self, key: str, delta: int = 1, version: int | None = None) -> int:
-        return int(await sync_to_async(self.incr)(key, delta, version))
+    # The same to await
 
     async def adelete_pattern(self, pattern: str, version: int | None = None) -> int:
         return await sync_to_async(self.delete_pattern)(pattern, version)
