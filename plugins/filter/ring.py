@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.webstack.ha.plugins.module_utils import _ring_report, hash_ring
+from ansible_collections.webstack.ha.plugins.module_utils import _nutcracker, _ring_report, hash_ring
 
 
 # A template that locates keys one by one builds its ring once. The cache must tell a weight of 1 from True and 1.0,
@@ -121,6 +121,11 @@ def ring_problems(shards: Any, points: int | None = None) -> list[str]:
     return [f"shard {shard['name']!r} has no node" for shard in shards if not shard.get("nodes")]
 
 
+def nutcracker_problems(shards: Any, points: int | None = None, engine: str = "ring", tls: bool = False) -> list[str]:
+    built = _ring_of(shards, points)
+    return _nutcracker.problems(built.weights, built.points, engine, tls)
+
+
 def _translated(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -135,5 +140,14 @@ class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        functions = (ring, ring_locate, ring_moved, ring_problems, ring_report, ring_shares, ring_table)
+        functions = (
+            nutcracker_problems,
+            ring,
+            ring_locate,
+            ring_moved,
+            ring_problems,
+            ring_report,
+            ring_shares,
+            ring_table,
+        )
         return {function.__name__: _translated(function.__name__, function) for function in functions}

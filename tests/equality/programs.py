@@ -174,38 +174,49 @@ class Libmemcached:
         self._library.memcached_free(self._handle)
 
 
-class _Answer(StreamRequestHandler):
-    """A server that answers GET with the name of its node."""
-
+class _Session(StreamRequestHandler):
     def handle(self) -> None:
-        name = self.server.node  # type: ignore[attr-defined]
-        while self.rfile.readline():
-            for _ in range(2):
+        while line := self.rfile.readline():
+            words = []
+            for _ in range(int(line[1:])):
                 length = int(self.rfile.readline()[1:])
-                self.rfile.read(length + 2)
-            self.wfile.write(b"$%d\r\n%s\r\n" % (len(name), name))
+                words.append(self.rfile.read(length + 2)[:-2])
+            self.wfile.write(self.server.answer(words))  # type: ignore[attr-defined]
 
 
-class Backend(ThreadingTCPServer):
-    """Stands for the Redis of one node: it says which node a key went to."""
+class Server(ThreadingTCPServer):
+    """Speaks the Redis protocol on a port of its own."""
 
     daemon_threads = True
 
-    def __init__(self, name: str) -> None:
-        super().__init__(("127.0.0.1", 0), _Answer)
-        self.node = name.encode()
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Session)
         self.address = f"127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def answer(self, words: list[bytes]) -> bytes:
+        raise NotImplementedError
 
     def close(self) -> None:
         self.shutdown()
         self.server_close()
 
 
+class Backend(Server):
+    """Stands for the Redis of one node: it says which node a key went to."""
+
+    def __init__(self, name: str) -> None:
+        self.node = name.encode()
+        super().__init__()
+
+    def answer(self, words: list[bytes]) -> bytes:
+        return b"+OK\r\n" if words[0].lower() == b"auth" else b"$%d\r\n%s\r\n" % (len(self.node), self.node)
+
+
 class NutcrackerClient:
     """Asks a running nutcracker in whose place the backends answer."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, password: str | None = None) -> None:
         host, _, port = address.rpartition(":")
         for _ in range(250):
             try:
@@ -216,6 +227,10 @@ class NutcrackerClient:
         else:
             raise RuntimeError(f"nutcracker does not listen on {address}")
         self._replies = self._socket.makefile("rb")
+        if password:
+            self._socket.sendall(b"*2\r\n$4\r\nauth\r\n$%d\r\n%s\r\n" % (len(password), password.encode()))
+            if self._replies.readline() != b"+OK\r\n":
+                raise RuntimeError("nutcracker refuses the password")
 
     def locate_all(self, keys: Sequence[bytes]) -> list[str]:
         found = []

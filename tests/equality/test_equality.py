@@ -28,6 +28,7 @@ import pytest
 from hash_ring import Ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nutcracker_placement import labels
 from programs import Libketama, Libmemcached, Nutcracker, Uhashring
 
 ODD = ["a", "a.b", "a-b", "a-0", "a-0-0", "A", "0", "-", "10.0.0.1", "redis_1", "x" * 21]
@@ -71,16 +72,13 @@ def hashed(key: bytes) -> int:
     return int.from_bytes(hashlib.md5(key, usedforsecurity=False).digest()[:4], "little")
 
 
-def labels_in_floats(count: int, *, libketama: bool = False) -> int:
-    """How many labels a node gets from a program that computes in single precision."""
+def labels_in_libketama(count: int) -> int:
+    """How many labels a node gets where the part of a node is a float of single precision, and the rest is not."""
 
     def single(value: float) -> float:
         return struct.unpack("f", struct.pack("f", value))[0]
 
-    part = single(1 / count)
-    if libketama:
-        return int(single(part * 40.0 * count))
-    return int(single(single(single(single(part * 160) / 4) * count) + 1e-10))
+    return int(single(single(1 / count) * 40.0 * count))
 
 
 def differences(ring: Ring, locate: Callable[[bytes], str], keys: Sequence[bytes]) -> list[tuple[bytes, str, str]]:
@@ -133,7 +131,7 @@ def test_libketama(names: list[str], tmp_path: Path) -> None:
 @pytest.mark.parametrize("names", SETS, ids=lambda names: f"{len(names)}-{names[0]}")
 def test_libmemcached(names: list[str]) -> None:
     keys = [*plain_keys(10_000), *binary_keys(2_000), *label_keys(names, 4_000)]
-    points = 4 * labels_in_floats(len(names))
+    points = 4 * labels(len(names))
     assert points == (156 if len(names) == 100 else 160)
     with closing(Libmemcached(names)) as other:
         assert differences(equal_weights(names, points), other.locate, keys) == []
@@ -142,7 +140,7 @@ def test_libmemcached(names: list[str]) -> None:
 def test_libketama_at_every_number_of_nodes(tmp_path: Path) -> None:
     equal = []
     for count in range(1, 118):
-        points = 4 * labels_in_floats(count, libketama=True)
+        points = 4 * labels_in_libketama(count)
         with closing(Libketama(named(count), tmp_path)) as other:
             assert differences(equal_weights(named(count), points), other.locate, plain_keys(500)) == []
             if not differences(equal_weights(named(count)), other.locate, plain_keys(500)):
@@ -153,7 +151,7 @@ def test_libketama_at_every_number_of_nodes(tmp_path: Path) -> None:
 def test_libmemcached_at_every_number_of_nodes() -> None:
     equal = []
     for count in range(1, 101):
-        points = 4 * labels_in_floats(count)
+        points = 4 * labels(count)
         with closing(Libmemcached(named(count))) as other:
             assert differences(equal_weights(named(count), points), other.locate, plain_keys(500)) == []
             if not differences(equal_weights(named(count)), other.locate, plain_keys(500)):

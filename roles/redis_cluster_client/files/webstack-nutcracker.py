@@ -4,8 +4,9 @@
 usage: webstack-nutcracker ADDRESS:PORT
 
 nutcracker reads once which servers it has. So this program asks the sentinels every second, and starts it again when
-a shard has another master or the shards themselves were changed. While a change of the ring is under way nutcracker
-does not run: a refused connection is a miss, a value from the ring that is being left could be an old one.
+a shard has another master or the shards themselves were changed. Where nutcracker would put keys elsewhere than the
+ring, and while a change of the ring is under way, it does not run: a refused connection is a miss, a value from the
+wrong shard could be an old one.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import sys
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from nutcracker_placement import problems
 
 FILE = Path("/etc/webstack/cache.json")
 PERIOD_SECONDS = 1.0
@@ -81,11 +84,18 @@ def ask(server: str, *commands: list[str]) -> Any:
             return [read_reply(stream) for _ in commands][-1]
 
 
+def hindrances(settings: dict[str, Any]) -> list[str]:
+    """Say why nutcracker must not run with this configuration of the clients; empty where it may."""
+    weights = {name: settings["weights"].get(name, 1) for name in settings.get("shards", ())}
+    found = problems(weights, settings.get("points", 0), settings["engine"], bool(settings.get("tls")))
+    return [*found, "the ring is being changed"] if settings.get("next") else found
+
+
 def masters_of(settings: dict[str, Any]) -> Masters | None:
     """Return the master of each shard by the sentinel that knows the latest fail-over; None where one is not known."""
     if not settings.get("sentinels"):
         return {name: servers[0] for name, servers in settings["shards"].items()}
-    login = [["AUTH", settings["username"], settings["password"]]] if settings.get("username") else []
+    login = [["AUTH", *filter(None, [settings.get("username")]), settings["password"]]] if settings["password"] else []
     latest: dict[str, tuple[int, str]] = {}
     for sentinel in settings["sentinels"]:
         try:
@@ -105,9 +115,9 @@ def masters_of(settings: dict[str, Any]) -> Masters | None:
 class Proxy:
     """The process of nutcracker, with the configuration that it was started with."""
 
-    def __init__(self, program: str, directory: Path, listen: str) -> None:
+    def __init__(self, program: str, directory: Path, listen: str, stats_port: int = STATS_PORT) -> None:
         self._command = [program, "--conf-file", str(directory / "nutcracker.yml")]
-        self._command += ["--stats-addr", "127.0.0.1", "--stats-port", str(STATS_PORT)]
+        self._command += ["--stats-addr", "127.0.0.1", "--stats-port", str(stats_port)]
         self._file = directory / "nutcracker.yml"
         self._listen = listen
         self._process: subprocess.Popen[bytes] | None = None
@@ -117,27 +127,28 @@ class Proxy:
         """Make the process what the settings and the sentinels say."""
         if self._process is not None and self._process.poll() is not None:
             raise SystemExit(f"webstack-nutcracker: nutcracker ended with {self._process.returncode}")
-        if settings["engine"] != "ring" or settings.get("next") or settings.get("tls"):
-            self.stop()
+        reasons = hindrances(settings)
+        if reasons:
+            self.stop("; ".join(reasons))
             return
         masters = masters_of(settings)
         if masters is None:  # no sentinel answers: what runs may well be right
             return
         wanted = configuration(masters, settings.get("password"), self._listen)
         if wanted != self._running:
-            self.stop()
+            self.stop("its servers change")
             self._file.touch(mode=0o600)
             self._file.write_text(wanted, encoding="utf-8")
             self._process = subprocess.Popen(self._command)
             self._running = wanted
             print(f"webstack-nutcracker: {', '.join(f'{name} at {masters[name]}' for name in masters)}", flush=True)
 
-    def stop(self) -> None:
+    def stop(self, reason: str) -> None:
         """End the process, if there is one."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
-            print("webstack-nutcracker: stopped nutcracker", flush=True)
+            print(f"webstack-nutcracker: stopped nutcracker: {reason}", flush=True)
         self._process = self._running = None
 
 
