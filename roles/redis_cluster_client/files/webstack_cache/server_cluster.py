@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any
 
 import redis
-from django.core.cache.backends.base import DEFAULT_TIMEOUT
-from django.core.cache.backends.redis import RedisCache, RedisCacheClient
+from django.core.cache.backends.redis import RedisCacheClient
 from django.core.exceptions import ImproperlyConfigured
 from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode, RedisCluster
 from redis.exceptions import ClusterError, RedisClusterException
 from redis.retry import Retry
 
+from .base import ManyKeysCache
 from .configuration import ConfigurationError, Servers, load_servers
 
 TIMEOUT_SECONDS = 0.25
@@ -197,18 +197,9 @@ class ServerClusterCacheClient(RedisCacheClient):
         return found
 
 
-class ServerClusterCache(RedisCache):
+class ServerClusterCache(ManyKeysCache):
     """Cache backend. LOCATION is the path of the configuration file, read once per process."""
 
     def __init__(self, server: str | os.PathLike[str], params: dict[str, Any]) -> None:
         super().__init__([os.fspath(server)], params)
         self._class = ServerClusterCacheClient
-
-    def set_many(
-        self, data: Mapping[str, Any], timeout: Any = DEFAULT_TIMEOUT, version: int | None = None
-    ) -> list[str]:
-        names = {self.make_and_validate_key(key, version=version): key for key in data}
-        failed = self._cache.set_many(
-            {final: data[key] for final, key in names.items()}, self.get_backend_timeout(timeout)
-        )
-        return [names[final] for final in failed]
