@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import pickle
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -312,6 +313,25 @@ def test_what_a_frozen_shard_missed_is_gone_before_it_is_read(shards: Shards, ca
         cache.set(probe, "new")
         assert time.monotonic() < end
         time.sleep(0.02)
+    assert cache.get_many(data) == {}
+
+
+def test_another_server_takes_over_during_the_walk(cache: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys are in another order: what was not seen there is forgotten with the whole shard."""
+    data = {f"key{n}": n for n in range(4500)}
+    cache.set_many(data)
+    cluster = cache._cache.cluster
+    exchange, master, rounds = cluster.exchange, cluster.shards["redis2"].master, []
+
+    def then_fail_over(*arguments: Any) -> Any:
+        rounds.append(1)
+        if len(rounds) == 2:
+            monkeypatch.setattr(master, "address", "another one")
+        return exchange(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "exchange", then_fail_over)
+        assert 3000 < cache.delete_pattern("key*") < 4500
     assert cache.get_many(data) == {}
 
 
@@ -737,6 +757,44 @@ def test_a_change_is_no_error_to_those_who_want_to_be_told(changing: Callable[..
     assert cache.get(key) is None
     assert cache.add(key, 1) is False
     assert cache.set_many({key: 1}) == [key]
+
+
+def test_a_call_that_began_before_a_change_ends_without_an_error(
+    shards: Shards, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webstack_cache.cluster.LOOK_SECONDS", 0.0)
+    cache = make(shards, OPTIONS={"client_name": "changes"})
+    data = {f"key{n}": n for n in range(60)}
+    end = time.monotonic() + 1.5
+
+    def work(_: int) -> int:
+        calls = 0
+        while time.monotonic() < end:
+            cache.set_many(data)
+            cache.get_many(data)
+            for key in list(data)[:20]:
+                cache.get(key)
+            cache.delete_many(data)
+            calls += 1
+        return calls
+
+    def change() -> None:
+        small = ring({name: [shards.servers[name].address] for name in NAMES[:2]})
+        while time.monotonic() < end:
+            shards.write(**small)
+            time.sleep(0.005)
+            shards.write()
+            time.sleep(0.005)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # threads take turns in the middle of everything
+    try:
+        with ThreadPoolExecutor(5) as pool:
+            changing = pool.submit(change)
+            assert all(calls > 0 for calls in pool.map(work, range(4)))
+            changing.result()
+    finally:
+        sys.setswitchinterval(interval)
 
 
 # Configuration

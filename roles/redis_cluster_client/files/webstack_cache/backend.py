@@ -231,16 +231,23 @@ class RingCacheClient(RedisCacheClient):
         which of its keys matched.
         """
         self.cluster.refresh()
+        shards = self.cluster.shards
+        masters: dict[str, Any] = {}
         deleted = 0
         trouble: ShardUnavailable | None = None
         # One round trip each: delete what the last one found, and look further.
-        batches = {name: [_scan(0, pattern)] for name in self.cluster.shards}
+        batches = {name: [_scan(0, pattern)] for name in shards}
         while batches:
             replies, failed = self._try_exchange(batches, dict.fromkeys(batches, ()))
             trouble = trouble or failed
             batches = {}
             for name, results in replies.items():
                 deleted += sum(result for result in results if isinstance(result, int))
+                if masters.setdefault(name, shards[name].master.address) != shards[name].master.address:
+                    # Where another server took over, the cursor means nothing.
+                    shards[name].dropped()
+                    trouble = trouble or ShardUnavailable(f"{name} was taken over by another server")
+                    continue
                 if not isinstance(results[-1], list):
                     continue  # the last step had nothing more to look for, or the shard refused
                 cursor, keys = results[-1]

@@ -69,6 +69,8 @@ class Cluster:
         self._sentinels: Sentinels | None = None
         self.shards: dict[str, Shard] = {}
         """Shards of the ring, and while it is changed those of both rings."""
+        self._findable: dict[str, Shard] = {}
+        """These, and the ones that the last change took away: a call that began before it ends with them."""
         self._seen = self._signature()
         self._apply(load(self._path))
 
@@ -126,8 +128,7 @@ class Cluster:
             shards[name] = shard
         gone = [shard for name, shard in self.shards.items() if name not in shards]
         following = configuration.next
-        # A call that began with the old ring ends with it, and finds its shards.
-        self.shards = {**self.shards, **shards}
+        self._findable = {**self.shards, **shards}
         self._current: Layout = configuration.current
         self._next: Ring | None = following.ring if following else None
         self.shards = shards
@@ -172,8 +173,8 @@ class Cluster:
         name = self._current.ring.locate(key)
         following = self._next
         if following is not None and (later := following.locate(key)) != name:
-            raise Moving(key, (self.shards[name], self.shards[later]))
-        return self.shards[name]
+            raise Moving(key, (self._findable[name], self._findable[later]))
+        return self._findable[name]
 
     def forget(self, keys: Iterable[str]) -> None:
         """Delete keys that change their owner from both of their shards."""
@@ -201,7 +202,7 @@ class Cluster:
         error reply stands in its place in the list), and the other shards, each with its error, or with
         None where the breaker was open.
         """
-        shards = self.shards
+        shards = self._findable
         replies: dict[str, list[Any]] = {}
         failures: dict[str, BaseException | None] = {}
         again = _Round(shards, forget is not None).run(batches, replies, failures)
