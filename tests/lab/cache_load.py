@@ -6,7 +6,7 @@ sleeps for seconds at a time, as a worker of a quiet site does, and then reads e
 
     PYTHONPATH=/opt/webstack/python python cache_load.py --seconds 10 --processes 4
 
-Prints `ready` once every process works, and at the end one line of JSON:
+SIGTERM ends it early. Prints `ready` once every process works, and at the end one line of JSON:
 
     calls, errors           calls to the cache; exceptions (the first ones, as text), 0 expected
     stale                   reads that were older than the last write that the cache had said to be done, 0 expected
@@ -26,10 +26,11 @@ import json
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import time
 from collections import defaultdict
-from ctypes import c_uint64
+from ctypes import c_bool, c_uint64
 from typing import Any
 
 from django.conf import settings
@@ -51,13 +52,16 @@ SLEEPS = (1.0, 4.0)
 class Worker:
     """What one process does, and what it saw."""
 
-    def __init__(self, number: int, arguments: argparse.Namespace, cache: Any, written: Any, done: Any) -> None:
+    def __init__(
+        self, number: int, arguments: argparse.Namespace, cache: Any, written: Any, done: Any, *, stop: Any
+    ) -> None:
         self._number = number
         self._arguments = arguments
         self._cache = cache
         # By key: the last version that anybody tried to write, and the last that the cache took.
         self._written = written
         self._done = done
+        self._stop = stop
         self._started = self._end = 0.0
         self.calls = self.stale = self.overtaken = self.errors = 0
         self.longest = self.stalled = 0.0
@@ -72,7 +76,7 @@ class Worker:
         randomly = random.Random(self._number)
         mine = range(self._number, KEYS, self._arguments.processes)
         turn = 0
-        while time.monotonic() < self._end:
+        while time.monotonic() < self._end and not self._stop.value:
             turn += 1
             if sleepy:
                 time.sleep(min(randomly.uniform(*SLEEPS), max(0.0, self._end - time.monotonic())))
@@ -86,7 +90,7 @@ class Worker:
                 self._read_many(randomly.sample(range(KEYS), MANY))
             time.sleep(self._arguments.pause)
         for series in self.shards.values():
-            series.close(self._started, self._end, sleepy)
+            series.close(self._started, min(self._end, time.monotonic()), sleepy)
         return {
             "calls": self.calls,
             "errors": self.errors,
@@ -217,6 +221,8 @@ def main() -> int:
 
     cache = RingCache(arguments.file, {"OPTIONS": arguments.options, "KEY_PREFIX": f"load{os.getpid()}"})
     written, done = multiprocessing.RawArray(c_uint64, KEYS), multiprocessing.RawArray(c_uint64, KEYS)
+    stop = multiprocessing.RawValue(c_bool, False)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "value", True))
     # Before the processes fork, as a server does that loads the application first.
     lost = cache.set_many(dict.fromkeys(map(name, range(KEYS)), 1), timeout=3600)
     for number in range(KEYS):
@@ -228,7 +234,7 @@ def main() -> int:
     barrier = context.Barrier(arguments.processes + 1)
 
     def work(number: int) -> None:
-        worker = Worker(number, arguments, cache, written, done)
+        worker = Worker(number, arguments, cache, written, done, stop=stop)
         cache.get_many(map(name, range(KEYS)))
         barrier.wait()
         queue.put(worker.run())
