@@ -15,7 +15,7 @@ from cache import tests as cache_tests
 from django.conf import settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
-from django.test import override_settings
+from django.test import SimpleTestCase, override_settings
 from sessions_tests import tests as sessions_tests
 from template_tests.syntax_tests import test_cache as template_tests
 
@@ -131,3 +131,45 @@ class RingCacheDBSessionTests(sessions_tests.CacheDBSessionTests):
 
 class RingCacheDBSessionWithTimeZoneTests(sessions_tests.CacheDBSessionWithTimeZoneTests):
     pass
+
+
+class BeyondDjangoTests(SimpleTestCase):
+    """What Django has no tests for, briefly, since it depends on the server: unit tests have the rest on Redis 7.0."""
+
+    def setUp(self) -> None:
+        self.addCleanup(caches["default"].clear)
+        self.cache = caches["default"]
+
+    def test_locks(self) -> None:
+        with self.cache.lock("job", timeout=5) as lock:
+            self.assertIs(lock.owned(), True)
+            self.assertIs(self.cache.lock("job").acquire(blocking=False), False)
+            lock.extend(50)
+            self.assertGreater(self.cache.ttl("job"), 40)
+        self.assertIs(lock.locked(), False)
+
+    def test_patterns(self) -> None:
+        self.cache.set_many({f"page:{n}": n for n in range(2500)}, timeout=60)
+        self.cache.set("other", 1)
+        self.assertEqual(self.cache.delete_pattern("page:*"), 2500)
+        self.assertEqual(self.cache.get("other"), 1)
+
+    def test_times_to_live(self) -> None:
+        self.cache.set_many({"a": 1}, timeout=None)
+        self.assertIsNone(self.cache.ttl("a"))
+        self.assertIs(self.cache.persist("a"), True)
+        self.assertIs(self.cache.pexpire("a", 1500), True)
+        self.assertGreater(self.cache.pttl("a"), 1000)
+
+    def test_a_full_server_refuses_and_says_which(self) -> None:
+        self.cache.set_many({f"key{n}": "old" for n in range(60)})
+        final = self.cache.make_key("key1")
+        client = self.cache._cache.get_client(final, write=True)
+        client.config_set("maxmemory", "1")
+        try:
+            refused = self.cache.set_many({f"key{n}": "new" for n in range(60)})
+        finally:
+            client.config_set("maxmemory", "0")
+        owner = self.cache.locate("key1")
+        self.assertEqual(set(refused), {f"key{n}" for n in range(60) if self.cache.locate(f"key{n}") == owner})
+        self.assertNotIn("old", self.cache.get_many([f"key{n}" for n in range(60)]).values())
