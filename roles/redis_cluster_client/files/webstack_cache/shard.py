@@ -65,6 +65,10 @@ class Debt:
             if self._all:
                 self._keys = set()
 
+    def remit(self) -> None:
+        with self._lock:
+            self._keys, self._all = set(), False
+
     def pay(self, pool: Pool) -> None:
         """Delete the keys; what could not be deleted is owed still."""
         with self._lock:
@@ -209,6 +213,7 @@ class Shard:
         self.sentinels = sentinels
         self.master = Master(self)
         self.replica = Replica(self) if prefer_replica else None
+        self._closed = False
 
     @cached_property
     def client(self) -> redis.Redis:
@@ -233,9 +238,16 @@ class Shard:
             moved = self.master.address is not None
         if moved:
             self.doubt("is reached in another way now")
+        if self.replica and self.replica.address not in {None, *servers}:
+            self.replica.open("is another server now")
 
     def close(self) -> None:
-        """Give up the connections: the shard is no part of the ring any more."""
+        """Give up connections and debt: the shard is no part of the ring any more. It returns empty, if ever."""
+        self._closed = True
+        self.master.debt.remit()
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
         for server in self._servers_in_use():
             server.pool.drop_idle()
 
@@ -244,7 +256,7 @@ class Shard:
         self.master.reset_after_fork()
         if self.replica:
             self.replica.reset_after_fork()
-        self.close()  # closes the child's copies, and tells the servers nothing
+        self._drop_idle()  # closes the child's copies, and tells the servers nothing
 
     def _servers_in_use(self) -> list[Server]:
         return [server for server in (self.master, self.replica) if server and server.has_pool]
@@ -273,6 +285,8 @@ class Shard:
 
         Without a key: all of them.
         """
+        if self._closed:
+            return
         self.master.debt.add(keys, not keys)
         metrics.observe(self.name, "dropped", count=len(keys) or 1)
         if not self.master.is_open:
