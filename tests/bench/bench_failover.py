@@ -1,12 +1,13 @@
 """Kill, freeze or stall the host of a shard's master again and again; print how long each step of the fail-over took.
 
-    make molecule-hosts: .venv/bin/molecule converge -s redis_shard
+    .venv/bin/molecule converge -s redis_shard
     .venv/bin/python tests/bench/bench_failover.py --faults 20
     .venv/bin/python tests/bench/bench_failover.py --faults 20 --how pause
     .venv/bin/python tests/bench/bench_failover.py --false-alarms 300 --load 4
 
 Times are the servers' own, from the journals, which share the machine's clock. Values can be tried without a run of
-the role: --down-after 600,750,900 and --debug ping-period=100,ask-period=100.
+the role: --down-after 400,600,800 (by turn) and
+--debug ping-period=200,ask-period=500.
 """
 
 from __future__ import annotations
@@ -78,9 +79,12 @@ def whole() -> bool:
 
 def tune(down_after: list[int], debug: list[str]) -> None:
     for position, sentinel in enumerate(SENTINELS.values()):
-        for shard in SHARDS:
+        for shard, nodes in SHARDS.items():
             if down_after:
-                value = str(down_after[position % len(down_after)])
+                # As the role does it: the sentinel on the shard's own host is the last in turn.
+                home = next(iter(nodes))
+                turn = position - (list(SENTINELS).index(home) + 1 if home in SENTINELS else 0)
+                value = str(down_after[turn % len(SENTINELS)])
                 ask(sentinel, "SENTINEL", "SET", shard, "down-after-milliseconds", value)
         for pair in debug:
             ask(sentinel, "SENTINEL", "DEBUG", *pair.split("="))
