@@ -461,10 +461,12 @@ def _words(result: Mapping[str, Any]) -> list[str]:
             f"Moves {_percent(total['moved'])} of the ring; of {total['keys']:,} keys now, {total['keys_moved']:,} "
             f"({_percent(total['keys_moved_share'])}) are misses until they are loaded again."
         )
-        lines.append(
-            f"Hit rate {_percent(total['hit_rate'])} since the servers started, {_percent(total['hit_rate_after'])} "
-            "right after the change, if reads are spread over the keys of a shard evenly."
-        )
+        if total["hit_rate"] is not None:
+            lines.append(
+                f"Hit rate {_percent(total['hit_rate'])} since the servers started, "
+                f"{_percent(total['hit_rate_after'])} right after the change, if reads are spread over the keys of a "
+                "shard evenly."
+            )
         half = total["half_recovered_seconds"]
         lines.append(
             f"At {total['reads_per_second']:.0f} reads a second half of the loss is made good after {_seconds(half)}, "
