@@ -49,9 +49,6 @@ class Debt:
     def __bool__(self) -> bool:
         return self._all or bool(self._keys)
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def reset_after_fork(self) -> None:
         # A child owes what its parent owes, and what that is paying just now: it must not read before either has.
         self._lock = threading.Lock()
@@ -66,6 +63,7 @@ class Debt:
                 self._keys = set()
 
     def remit(self) -> None:
+        """Owe nothing any more."""
         with self._lock:
             self._keys, self._all = set(), False
 
@@ -77,7 +75,7 @@ class Debt:
         left = list(keys)
         try:
             if everything:
-                ask(pool, ("FLUSHDB",))
+                ask(pool, ("FLUSHDB", "ASYNC"))
                 everything = False
             while left:
                 ask(pool, ("UNLINK", *left[:_DELETE_AT_ONCE]))
