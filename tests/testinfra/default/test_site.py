@@ -301,8 +301,8 @@ def masters() -> dict[str, str]:
     client = host("redis1")
     return {
         shard: client.check_output(
-            f"REDISCLI_AUTH={password} redis-cli --tls --cacert /etc/redis/tls/ca.pem --user application --no-auth-warning"
-            f" -h 10.77.0.31 -p 26379 sentinel get-master-addr-by-name {shard}"
+            f"REDISCLI_AUTH={password} redis-cli --tls --cacert /etc/redis/tls/ca.pem --user application"
+            f" --no-auth-warning -h 10.77.0.31 -p 26379 sentinel get-master-addr-by-name {shard}"
         )
         for shard in ("redis1", "redis2", "redis3")
     }
