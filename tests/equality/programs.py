@@ -266,7 +266,10 @@ class Nutcracker:
         file.write_text(role.configuration(masters, None, listen), encoding="utf-8")
         program, environment = nutcracker()
         self._process = subprocess.Popen(
-            [program, "--conf-file", str(file), "--stats-addr", "127.0.0.1", "--stats-port", str(free_port())],
+            [
+                *(program, "--conf-file", str(file), "--output", str(directory / "nutcracker.log")),
+                *("--stats-addr", "127.0.0.1", "--stats-port", str(free_port())),
+            ],
             env=environment,
             stderr=subprocess.DEVNULL,
         )

@@ -16,6 +16,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -112,11 +113,20 @@ def masters_of(settings: dict[str, Any]) -> Masters | None:
     return {name: latest[name][1] for name in settings["shards"]}
 
 
+def _pass_on(log: BinaryIO) -> None:
+    with log:
+        for line in log:
+            sys.stderr.buffer.write(line)
+            sys.stderr.buffer.flush()
+
+
 class Proxy:
     """The process of nutcracker, with the configuration that it was started with."""
 
     def __init__(self, program: str, directory: Path, listen: str, stats_port: int = STATS_PORT) -> None:
         self._command = [program, "--conf-file", str(directory / "nutcracker.yml")]
+        # A pipe, which is passed on: it cannot open the journal's socket, and a file of its own would only grow.
+        self._command += ["--output", "/proc/self/fd/2"]
         self._command += ["--stats-addr", "127.0.0.1", "--stats-port", str(stats_port)]
         self._file = directory / "nutcracker.yml"
         self._listen = listen
@@ -139,7 +149,8 @@ class Proxy:
             self.stop("its servers change")
             self._file.touch(mode=0o600)
             self._file.write_text(wanted, encoding="utf-8")
-            self._process = subprocess.Popen(self._command)
+            self._process = subprocess.Popen(self._command, stderr=subprocess.PIPE)
+            threading.Thread(target=_pass_on, args=[self._process.stderr], daemon=True).start()
             self._running = wanted
             print(f"webstack-nutcracker: {', '.join(f'{name} at {masters[name]}' for name in masters)}", flush=True)
 
