@@ -463,8 +463,8 @@ def _words(result: Mapping[str, Any]) -> list[str]:
         )
         if total["hit_rate"] is not None:
             lines.append(
-                "Hit rate: now since the servers started; after the change when every moved key is a miss and reads are "
-                "spread over the keys of a shard evenly."
+                "Hit rate: now since the servers started; after the change when every moved key is a miss and reads "
+                "are spread over the keys of a shard evenly."
             )
         half = total["half_recovered_seconds"]
         lines.append(
