@@ -23,6 +23,7 @@ from .connections import UNREACHABLE, Command, Connector, Pool, ask
 logger = logging.getLogger("webstack_cache")
 
 PING_SECONDS = 0.25
+SILENCE_SECONDS = 0.45
 LEASE_SECONDS = 0.75
 # How long a call may wait for the first sentinels to be heard.
 PATIENCE_SECONDS = 0.25
@@ -204,11 +205,11 @@ class Sentinels:
                         # Whatever was said before the question was asked has been read by now.
                         self._is_heard(sentinel, asked)
                         asked = 0.0
-                elif asked:
-                    raise redis.TimeoutError(f"{sentinel.address} does not answer")
-                else:
+                elif not asked:
                     asked = time.monotonic()
                     connection.send_command("PING", check_health=False)
+                elif time.monotonic() - asked > SILENCE_SECONDS:
+                    raise redis.TimeoutError(f"{sentinel.address} does not answer")
         finally:
             connection.disconnect()
 
