@@ -42,8 +42,8 @@ class Lock:
     time, LockNotOwnedError where it ended, and may be somebody else's, before it was released.
 
     Make one for each holder; the object remembers whether it holds. The lock lives on one shard, and Redis
-    replicates a moment later: a fail-over may lose it, and emptying the shard does. It keeps work from being done twice; what must never be done
-    twice needs a constraint in the database.
+    replicates a moment later: a fail-over may lose it, and emptying the shard does. It keeps work from being done
+    twice; what must never be done twice needs a constraint in the database.
     """
 
     def __init__(
