@@ -1,6 +1,6 @@
 """Write values that say when, and read what the other host writes, until the input ends.
 
-    python elsewhere.py NAME NAME_OF_THE_OTHER PROCESSES
+    python elsewhere.py RUN NAME NAME_OF_THE_OTHER PROCESSES
 
 Both hosts have one clock here, so a value that is older than the other's round of writes is stale. Prints `ready`, then
 at the end one line of JSON: reads, hits, exceptions, the oldest value that was read, and the ids of the processes.
@@ -28,8 +28,8 @@ from webstack_cache import RingCache  # noqa: E402
 KEYS = 150
 
 
-def work(me: str, other: str, stop: Any, answers: Any) -> None:
-    cache = RingCache("/etc/webstack/cache.json", {"KEY_PREFIX": "elsewhere"})
+def work(run: str, me: str, other: str, stop: Any, answers: Any) -> None:
+    cache = RingCache("/etc/webstack/cache.json", {"KEY_PREFIX": f"elsewhere-{run}"})
     seen: dict[str, Any] = {"process": os.getpid(), "reads": 0, "hits": 0, "oldest": 0.0, "exceptions": []}
     while not stop.is_set():
         for number in range(KEYS):
@@ -49,10 +49,10 @@ def work(me: str, other: str, stop: Any, answers: Any) -> None:
 
 
 def main() -> None:
-    me, other, count = sys.argv[1:4]
+    run, me, other, count = sys.argv[1:5]
     stop, answers = multiprocessing.Event(), multiprocessing.Queue()
     processes = [
-        multiprocessing.Process(target=work, args=(f"{me}-{number}", f"{other}-{number}", stop, answers))
+        multiprocessing.Process(target=work, args=(run, f"{me}-{number}", f"{other}-{number}", stop, answers))
         for number in range(int(count))
     ]
     for process in processes:

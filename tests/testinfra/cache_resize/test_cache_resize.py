@@ -181,7 +181,8 @@ class Load:
         libraries = "/opt/webstack/python:$(echo /opt/venv/lib/python3*/site-packages)"
         for me, other in (WAS, reversed(WAS)):
             docker("cp", str(pathlib.Path(__file__).with_name("elsewhere.py")), f"{me}:/opt/elsewhere.py")
-            start = f"PYTHONPATH={libraries} exec -a '(wsgi:site)' /usr/bin/python3 /opt/elsewhere.py {me} {other} 2"
+            start = f"PYTHONPATH={libraries} exec -a '(wsgi:site)' /usr/bin/python3 "
+            start += f"/opt/elsewhere.py {os.getpid()} {me} {other} 2"
             self.programs.append(
                 subprocess.Popen(
                     ["docker", "exec", "-i", me, "bash", "-c", start],
