@@ -69,6 +69,8 @@ def whole() -> bool:
         report = docker("exec", name, "redis-shard", "status")
         if not report.startswith("{") or json.loads(report)["problems"]:
             return False
+        if "sentinel_tilt:0" not in ask(sentinel, "INFO", "sentinel"):
+            return False  # it was frozen itself, and decides nothing for 30 s
         for shard in SHARDS:
             seen = ask(sentinel, "SENTINEL", "REPLICAS", shard).splitlines()
             pairs = dict(zip(seen[::2], seen[1::2], strict=False))
