@@ -12,7 +12,7 @@ SIGTERM ends it early. Prints `ready` once every process works, and at the end o
     stale                   reads that were older than the last write that the cache had said to be done, 0 expected
     overtaken               reads that were older than the last write at all, done or lost
     stale_reads             the first of both, each [seconds, process, key, version read, version written, kind]
-    longest_call, stalled   seconds: the longest call, and all calls over 50 ms of one process together, at the worst
+    longest_call, stalled   seconds: the longest call, and all calls over 100 ms of one process together, at the worst
     shards                  for each, in seconds, at the worst process: `misses`, the longest time without a hit, and
                             `unwritten`, without a write; `median` and `p95` of the calls to it; and how many `hits`
                             and `reads`
@@ -46,6 +46,8 @@ from webstack_cache import RingCache  # noqa: E402
 KEYS = 300
 MANY = 30
 NOTED = 20
+# What takes less may have waited for a processor of a crowded machine; the cache waits for 250 ms or not at all.
+STALL = 0.1
 SLEEPS = (1.0, 4.0)
 
 
@@ -116,7 +118,7 @@ class Worker:
         finally:
             seconds = time.monotonic() - begin
             self.longest = max(self.longest, seconds)
-            if seconds > 0.05:
+            if seconds > STALL:
                 self.stalled += seconds
             if shard:
                 self.shards[shard].times.append(seconds)
