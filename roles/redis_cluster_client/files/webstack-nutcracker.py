@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Run nutcracker in front of the masters of the cache's shards, for programs that are not Django.
 
 usage: webstack-nutcracker ADDRESS:PORT
