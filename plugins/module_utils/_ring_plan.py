@@ -453,7 +453,9 @@ def _percent(part: float | None) -> str:
 def _words(result: Mapping[str, Any]) -> list[str]:
     total = result["total"]
     lines = []
-    if result["phase"] == "settled":
+    if result["phase"] == "first":
+        lines.append("No application server has a ring yet: webstack.ha.site brings the first one.")
+    elif result["phase"] == "settled":
         rest = total["strays"] or result["leaving"]
         lines.append(f"{'' if rest else 'Nothing to do: '}all application servers have the inventory's ring.")
     else:

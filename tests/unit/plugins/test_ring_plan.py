@@ -297,6 +297,11 @@ def test_sizes_as_redis_writes_them(text: str, expected: int) -> None:
     assert size(text) == expected
 
 
+def test_before_the_first_installation_there_is_no_plan() -> None:
+    plan = ring_plan(ring_situation({"was1": {}}, NEW), {"redis1": {}}, addresses=NAMES, members=["redis1"])
+    assert plan["words"][0] == "No application server has a ring yet: webstack.ha.site brings the first one."
+
+
 def test_the_second_run_has_nothing_to_do() -> None:
     plan = planned(NEW, NEW)
     assert plan["words"] == ["Nothing to do: all application servers have the inventory's ring."]
