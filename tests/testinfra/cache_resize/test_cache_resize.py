@@ -202,9 +202,10 @@ class Load:
 
     def finish(self) -> None:
         """No exception, nothing stale, and the processes that began are those that ended."""
-        assert {host: self.ids(host) for host in WAS} == self.processes
-        for program in self.programs:
-            output, _ = program.communicate("")
+        remaining = {host: self.ids(host) for host in WAS}
+        outputs = [program.communicate("")[0] for program in self.programs]
+        assert remaining == self.processes
+        for program, output in zip(self.programs, outputs, strict=True):
             for seen in json.loads(output):
                 assert seen["exceptions"] == []
                 assert seen["hits"] > 0.5 * seen["reads"] > 500
