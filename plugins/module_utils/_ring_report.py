@@ -247,9 +247,9 @@ def _columns(made: Report) -> list[tuple[str, Callable[[Row | None], str]]]:
 def table(made: Report) -> list[str]:
     """Return the report as lines of text."""
     columns = _columns(made)
-    cells = [["shard", "", *(title for title, _ in columns)]]
-    cells += [[row.name, row.note, *(content(row) for _, content in columns)] for row in made.rows]
-    cells.append(["all", "", *(content(None) for _, content in columns)])
+    cells = [["shard", "", *(title for title, content in columns)]]
+    cells += [[row.name, row.note, *(content(row) for title, content in columns)] for row in made.rows]
+    cells.append(["all", "", *(content(None) for title, content in columns)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     kept = [place for place, width in enumerate(widths) if width]
     return [
@@ -514,7 +514,7 @@ def _bar(made: Report, row: Row, kind: str) -> str:
 
 def _shards(made: Report, kinds: Sequence[str]) -> str:
     columns = _columns(made)
-    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title, _ in columns)
+    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title, content in columns)
 
     def numbers(row: Row | None) -> str:
         return "".join(

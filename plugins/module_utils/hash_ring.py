@@ -90,7 +90,7 @@ class Ring:
             raise ValueError(f"a ring takes {_RANK + 1} shards, not {len(encoded)}")
 
         order = sorted(encoded)
-        suffixes = [b"-%d" % k for k in range(points // 4 * max(weight for _, weight in encoded.values()))]
+        suffixes = [b"-%d" % k for k in range(points // 4 * max(weight for name, weight in encoded.values()))]
         merged: list[float] = []
         for rank, raw in enumerate(order):
             labels = points // 4 * encoded[raw][1]
@@ -159,7 +159,7 @@ def arcs(old: Ring, new: Ring) -> Iterator[tuple[int, int, str, str]]:
     The first arc spans the end of the key space: it begins below zero.
     """
     # Between two neighbouring points of either ring the owner is constant in both.
-    borders = sorted({point for ring in (old, new) for point, _ in ring.continuum()})
+    borders = sorted({point for ring in (old, new) for point, name in ring.continuum()})
     previous = borders[-1] - SPACE
     for border in borders:
         yield previous, border, old._owner(border), new._owner(border)
