@@ -799,6 +799,11 @@ def test_reads_survive_the_master(site: Site) -> None:
     # Nobody waits for the master; on a crowded machine a few wait for their turn.
     assert sorted(seconds for _, seconds in results)[90] < 0.1
     assert cache.set_many({"x": 1, key: 2})
+    # Promoted, and no sentinel has said so yet: connections end, reads go on.
+    direct(replica).replicaof("NO", "ONE")
+    direct(replica).client_kill_filter(_type="normal")
+    assert until(lambda: cache.get(key) == 1) < 0.2
+    assert all(cache.get(key) == 1 for _ in range(100))
     site.promote("redis1", replica)
     until(lambda: cache.set_many({key: 3}) == [])
     until(lambda: cache.get(key) == 3)

@@ -29,6 +29,8 @@ LAG_SECONDS = 0.5
 CALLS_TO_REMEMBER = 4096
 # How long reads wait after a change of the master, for every process to hear of it and to delete its part.
 CHANGE_SECONDS = 0.2
+# How long a replica is read on after it lost its master, or became the master itself, before a sentinel says so.
+ORPHAN_SECONDS = 10.0
 
 _DELETE_AT_ONCE = 1000
 
@@ -171,6 +173,13 @@ class Replica(Server):
     def __init__(self, shard: Shard) -> None:
         # Not before it was looked at: only a server that follows a master is read.
         super().__init__(f"the replica of {shard.name}", shard, OPEN)
+        self._follows = False
+        self._followed_until = 0.0
+
+    def open(self, reason: str) -> None:
+        if self._state == CLOSED and self._follows:
+            self._followed_until = time.monotonic()
+        super().open(reason)
 
     def find(self) -> Address:
         problem = "there is none"
@@ -183,8 +192,10 @@ class Replica(Server):
             except redis.RedisError as exc:
                 problem = str(exc)
                 continue
-            # One that was master and does not know better has old values only.
-            if role == b"slave" and state[2] == b"connected":
+            # One that was master and does not know better has old values only. Not so the one that was read until
+            # now: its master died, or it was promoted this moment, which ends every connection to it.
+            self._follows = role == b"slave" and state[2] == b"connected"
+            if self._follows or (address == self.address and time.monotonic() < self._followed_until + ORPHAN_SECONDS):
                 return address
             problem = f"{address} follows no master"
         raise redis.ConnectionError(problem)
