@@ -13,9 +13,9 @@ SIGTERM ends it early. Prints `ready` once every process works, and at the end o
     overtaken               reads that were older than the last write at all, done or lost
     stale_reads             the first of both, each [seconds, process, key, version read, version written, kind]
     longest_call, stalled   seconds: the longest call, and all calls over 100 ms of one process together, at the worst
-    shards                  for each, in seconds, at the worst process: `misses`, the longest time without a hit, and
-                            `unwritten`, without a write; `median` and `p95` of the calls to it; and how many `hits`
-                            and `reads`
+    shards                  for each, in seconds, at the worst process: `misses`, the longest time from a miss until the
+                            next hit, and `unwritten`, the longest without a write; `median` and `p95` of the calls
+                            to it; and how many `hits` and `reads`
 """
 
 from __future__ import annotations
@@ -148,12 +148,10 @@ class Worker:
 
     def _judge(self, number: int, shard: str, version: int | None, done: int, written: int) -> None:
         series = self.shards[shard]
-        series.reads += 1
+        now = time.monotonic()
+        series.note(now, version is not None)
         if version is None:
             return
-        now = time.monotonic()
-        series.hits += 1
-        series.hit.append(now)
         if version >= written:
             return
         kind = "stale" if version < done else "overtaken"
@@ -169,16 +167,30 @@ class Series:
     def __init__(self) -> None:
         self.reads = self.hits = 0
         self.misses = self.unwritten = 0.0
-        self.hit: list[float] = []
+        self._missed_since: float | None = None
         self.wrote: list[float] = []
         self.times: list[float] = []
 
+    def note(self, now: float, hit: bool) -> None:
+        self.reads += 1
+        self.hits += hit
+        if hit:
+            self._found(now)
+        elif self._missed_since is None:
+            self._missed_since = now
+
+    def _found(self, now: float) -> None:
+        if self._missed_since is not None:
+            self.misses = max(self.misses, now - self._missed_since)
+            self._missed_since = None
+
     def close(self, begin: float, end: float, sleepy: bool) -> None:
         """Make figures of the moments. Who sleeps most of the time sees no end of misses."""
-        if not sleepy:
-            self.misses = longest_gap([begin, *self.hit, end])
-            self.unwritten = longest_gap([begin, *self.wrote, end])
-        self.hit, self.wrote = [], []
+        self._found(end)
+        self.unwritten = longest_gap([begin, *self.wrote, end])
+        if sleepy:
+            self.misses = self.unwritten = 0.0
+        self.wrote = []
 
 
 def longest_gap(moments: list[float]) -> float:
