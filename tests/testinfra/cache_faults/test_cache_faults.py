@@ -113,7 +113,7 @@ class Fault:
     # Seconds until it is mended.
     lasts: float
     # Bars: seconds from a miss to the next hit, at the worst process, of the shards that suffer; and with reads from
-    # replicas. They are for the median of several rounds; one round may take half as long again.
+    # replicas. They are for the median of several rounds.
     misses: float
     replica_misses: float
     suffer: tuple[str, ...] = (SHARD,)
@@ -129,6 +129,9 @@ def nothing() -> None:
 
 # No outage, but some keys: those that were written last are deleted on a new master.
 INSTANT = 0.25
+# A single round cannot tell a slow fail-over from the rare one whose first vote comes to nothing: Sentinel tries again
+# after twice its time limit.
+ANOTHER_VOTE = 7.0
 # What it takes after a whole shard is back until every process reads it again.
 AGAIN = 2.0
 
@@ -231,7 +234,7 @@ def test_a_fault_costs_misses_and_nothing_else(fault: Fault) -> None:
     assert totals["errors"] == totals["stale"] == totals["overtaken"] == 0
     assert missed_elsewhere == []
     for seen, bar in ((misses, fault.misses), (replica_misses, fault.replica_misses)):
-        assert statistics.median(seen) <= bar * (1 if ROUNDS > 2 else 1.5)
+        assert statistics.median(seen) <= (bar if ROUNDS > 2 else bar + ANOTHER_VOTE)
     assert max(stalled) <= 1.0
 
 

@@ -275,10 +275,10 @@ def test_killed_host_is_replaced_and_a_rerun_keeps_the_choice() -> None:
     subprocess.run(["docker", "kill", lost], check=True, capture_output=True)
     try:
         took = seconds_until(
-            lambda: redis(heir, port[heir], "SET", "after", "kill", via=heir) == "OK", 5, f"{heir} writable"
+            lambda: redis(heir, port[heir], "SET", "after", "kill", via=heir) == "OK", 10, f"{heir} writable"
         )
         for shard in SHARDS:
-            seconds_until(lambda shard=shard: master_of(shard, witness) != lost, 5, f"{shard} has left {lost}")
+            seconds_until(lambda shard=shard: master_of(shard, witness) != lost, 10, f"{shard} has left {lost}")
         print(f"figure: host killed: its shard writable again after {took:.2f} s")
     finally:
         subprocess.run(["docker", "start", lost], check=True, capture_output=True)
