@@ -28,7 +28,7 @@ Shards = Sequence[Mapping[str, Any]]
 
 
 def _node(where: str) -> dict[str, Any]:
-    address, _, port = where.rpartition(":")
+    address, _colon, port = where.rpartition(":")
     return {"name": address.strip("[]"), "address": address.strip("[]"), "port": int(port)}
 
 
@@ -131,10 +131,10 @@ def situation(
     if refused or not rings:
         return result
 
-    currents = list(dict.fromkeys(current for current, _ in rings.values()))
+    currents = list(dict.fromkeys(current for current, _following in rings.values()))
     pending = {(current, following) for current, following in rings.values() if following}
     there = {current for current, following in rings.values() if not following}
-    switching = len(pending) == 1 and there == {following for _, following in pending}
+    switching = len(pending) == 1 and there == {following for _current, following in pending}
     old = next(iter(pending))[0] if switching else currents[0]
     other = next((current for current in currents if current != old), None)
     if abort:
@@ -155,7 +155,7 @@ def situation(
         result["phase"] = "change" if different or pending else "settled"
         steps.update(announce=different, switch=different or bool(pending))
         steps["sweep_before"] = [old.order] if different else []
-        if any(following != wanted for _, following in pending):
+        if any(following != wanted for _current, following in pending):
             result["notes"].append("an announced change is taken back" if not different else "another announced change")
     elif switching and wanted == other:
         result["phase"] = "switching"
