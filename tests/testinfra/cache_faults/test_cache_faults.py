@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from containers import docker, on
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 APPLICATION = "faults-was1"
@@ -33,16 +34,6 @@ table inet cut {
   chain out { type filter hook output priority -300; oif eth0 drop; }
 }
 """
-
-
-def docker(*arguments: str, text: str | None = None) -> str:
-    done = subprocess.run(["docker", *arguments], input=text, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def on(host: str, *command: str, text: str | None = None) -> str:
-    return docker("exec", *(["--interactive"] if text is not None else []), host, *command, text=text)
 
 
 def instance(action: str, *hosts: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from containers import docker, on
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "plugins/module_utils"))
@@ -116,16 +117,6 @@ class Operator:
 @pytest.fixture(scope="module")
 def operator(tmp_path_factory: pytest.TempPathFactory) -> Operator:
     return Operator(tmp_path_factory.mktemp("operator"))
-
-
-def docker(*arguments: str, text: str | None = None) -> str:
-    done = subprocess.run(["docker", *arguments], input=text, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def on(host: str, *command: str, text: str | None = None) -> str:
-    return docker("exec", *(["--interactive"] if text is not None else []), host, *command, text=text)
 
 
 def application(code: str, *arguments: str) -> Any:
