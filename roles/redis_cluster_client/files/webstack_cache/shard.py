@@ -272,10 +272,6 @@ class Shard:
 
     # What the calls tell
 
-    def allows(self, write: bool) -> bool:
-        """Tell whether the shard may be asked. After an outage it takes writes before it is read again."""
-        return self.route(write) is not None
-
     def succeeded(self) -> None:
         """Say that it answered."""
         self.master.succeeded()
@@ -308,7 +304,7 @@ class Shard:
     # Commands
 
     def route(self, write: bool) -> Pool | None:
-        """Return where to send a command, None where nowhere."""
+        """Return where to send a command, None where nowhere. After an outage writes come before reads."""
         replica = self.replica
         if replica is None:
             return self.master.pool if self.master.allows(write) else None
