@@ -39,6 +39,7 @@ class Result:
     passed: int = 0
     failed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
 
     def add(self, passed: int, failed: int) -> None:
         self.passed += passed
@@ -154,6 +155,21 @@ def counts(check: Check, code: int) -> tuple[int, int]:
     return passed, failed
 
 
+def reasons(check: Check, log: str) -> list[str]:
+    """One line per failed test, or the log's last line where no test says why."""
+    found = []
+    if check.junit is not None and check.junit.is_file():
+        for case in ElementTree.parse(check.junit).getroot().iter("testcase"):
+            for bad in (*case.iter("failure"), *case.iter("error")):
+                message = " ".join((bad.get("message") or "").split())
+                found.append(f"{check.name}: {case.get('name')}: {message[:160]}")
+    if not found:
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        fatal = [line for line in lines if line.startswith(("fatal:", "[ERROR]:"))]
+        found = [f"{check.name}: {line[:240]}" for line in (fatal or lines)[-1:]]
+    return found
+
+
 def run(check: Check, result: Result) -> bool:
     log = LOGS / f"{check.name}.log"
     if check.junit is not None:
@@ -193,8 +209,9 @@ def run(check: Check, result: Result) -> bool:
     )
     if code != 0:
         print(f"  command: {shlex.join(check.command)}")
-        lines = log.read_text(errors="replace").splitlines()
-        print("\n".join(f"  | {line}" for line in lines[-120:]), flush=True)
+        text = log.read_text(errors="replace")
+        result.reasons += reasons(check, text)
+        print("\n".join(f"  | {line}" for line in text.splitlines()[-120:]), flush=True)
     return code == 0
 
 
@@ -224,8 +241,11 @@ def main(names: list[str]) -> int:
         )
         return 130
     print(f"\ncheck: {(time.monotonic() - started) / 60:.1f} minutes; the slowest:")
-    for name, seconds in sorted(result.seconds.items(), key=lambda item: -item[1])[:12]:
+    for name, seconds in sorted(result.seconds.items(), key=lambda item: -item[1])[:8]:
         print(f"  {name:<28} {seconds:>7.1f} s")
+    if result.reasons:
+        print("\ncheck: what failed:")
+        print("\n".join(f"  {reason}" for reason in result.reasons))
     print(f"\n{result.passed} passed, {result.failed} failed")
     return 1 if result.failed else 0
 
