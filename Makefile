@@ -39,8 +39,15 @@ molecule: setup ## one scenario: make molecule S=lb_nginx
 	@.venv/bin/python tools/check.py images molecule$(if $(S),:$(S))
 
 .PHONY: bench
-bench: setup engine ## the benchmarks (long)
-	@.venv/bin/python tests/bench/bench_site.py
+bench: setup engine ## the benchmarks (long); one of them: make bench B=cache
+	@for bench in $(or $(B),ring cache site); do \
+	    echo "== $$bench"; .venv/bin/python "tests/bench/bench_$$bench.py" || failed=1; \
+	done; exit $${failed:-0}
+
+.PHONY: chaos
+chaos: setup ## every fault of the cache tier, five rounds each, as a table: make chaos ROUNDS=3
+	@CACHE_FAULT_ROUNDS=$(or $(ROUNDS),5) .venv/bin/python tools/check.py images molecule:cache_faults; code=$$?; \
+	    grep -o '| .* |$$' .cache/check/molecule-cache_faults.log | sort -u -k 2,2; exit $$code
 
 .PHONY: docs
 docs: setup ## regenerate the variable tables

@@ -39,6 +39,7 @@ class Result:
     passed: int = 0
     failed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
 
     def add(self, passed: int, failed: int) -> None:
         self.passed += passed
@@ -118,6 +119,8 @@ def stage(name: str) -> list[Check]:
         return lint()
     if word == "unit":
         return [pytest("unit", "tests/unit")]
+    if word == "equality":
+        return [pytest("equality", "tests/equality")]
     if word == "integration":
         return [pytest("integration", "tests/integration")]
     if word == "sanity":
@@ -127,12 +130,17 @@ def stage(name: str) -> list[Check]:
             Check("engine", ["bash", "tools/engine.sh"]),
             Check("images", python("tools/lab.py", "image", "lean", "warm")),
         ]
+    if word == "django":
+        return [
+            Check("django-suite", python("tests/django_suite/run.py")),
+            Check("bench-cache", python("tests/bench/bench_cache.py", "--short")),
+        ]
     if word == "molecule":
         return [check for scenario in ([part] if part else scenarios()) for check in molecule(scenario)]
     raise SystemExit(f"check: no stage {name!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")
 
 
-STAGES = ["lint", "unit", "integration", "sanity", "images", "molecule"]
+STAGES = ["lint", "unit", "equality", "integration", "sanity", "images", "django", "molecule"]
 
 
 def counts(check: Check, code: int) -> tuple[int, int]:
@@ -145,6 +153,21 @@ def counts(check: Check, code: int) -> tuple[int, int]:
             passed += int(suite.get("tests", 0)) - bad - int(suite.get("skipped", 0))
             failed += bad
     return passed, failed
+
+
+def reasons(check: Check, log: str) -> list[str]:
+    """One line per failed test, or the log's last line where no test says why."""
+    found = []
+    if check.junit is not None and check.junit.is_file():
+        for case in ElementTree.parse(check.junit).getroot().iter("testcase"):
+            for bad in (*case.iter("failure"), *case.iter("error")):
+                message = " ".join((bad.get("message") or "").split())
+                found.append(f"{check.name}: {case.get('name')}: {message[:160]}")
+    if not found:
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        fatal = [line for line in lines if line.startswith(("fatal:", "[ERROR]:"))]
+        found = [f"{check.name}: {line[:240]}" for line in (fatal or lines)[-1:]]
+    return found
 
 
 def run(check: Check, result: Result) -> bool:
@@ -186,8 +209,9 @@ def run(check: Check, result: Result) -> bool:
     )
     if code != 0:
         print(f"  command: {shlex.join(check.command)}")
-        lines = log.read_text(errors="replace").splitlines()
-        print("\n".join(f"  | {line}" for line in lines[-120:]), flush=True)
+        text = log.read_text(errors="replace")
+        result.reasons += reasons(check, text)
+        print("\n".join(f"  | {line}" for line in text.splitlines()[-120:]), flush=True)
     return code == 0
 
 
@@ -217,8 +241,11 @@ def main(names: list[str]) -> int:
         )
         return 130
     print(f"\ncheck: {(time.monotonic() - started) / 60:.1f} minutes; the slowest:")
-    for name, seconds in sorted(result.seconds.items(), key=lambda item: -item[1])[:12]:
+    for name, seconds in sorted(result.seconds.items(), key=lambda item: -item[1])[:8]:
         print(f"  {name:<28} {seconds:>7.1f} s")
+    if result.reasons:
+        print("\ncheck: what failed:")
+        print("\n".join(f"  {reason}" for reason in result.reasons))
     print(f"\n{result.passed} passed, {result.failed} failed")
     return 1 if result.failed else 0
 

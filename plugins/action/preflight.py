@@ -163,7 +163,15 @@ class Inventory:
         for name in ("ansible_play_hosts", "ansible_play_hosts_all", "ansible_play_batch"):
             self._extra[name] = self.checked
         self._hosts: dict[str, Host] = {}
-        self._sentinels, self._no_sentinels = _sentinels(self.groups)
+        self._sentinels, self._no_sentinels = _sentinels(self.groups, self._engine())
+
+    def _engine(self) -> str:
+        """Return what the cache is: it decides which hosts run a sentinel. What is no engine is reported elsewhere."""
+        for host in self.groups.get("redis", ()):
+            engine = self._hostvars[host].get("webstack_cache_engine")
+            if engine in _shard_layout.ENGINES:
+                return str(engine)
+        return _shard_layout.RING
 
     def host(self, name: str) -> Host:
         """Return a host with the defaults of the roles of its groups."""
@@ -256,6 +264,8 @@ class Inventory:
                 yield from _site_checks.check_range(host.name, name, everything[name], lowest, highest)
         yield from _site_checks.check_required_if(host.name, self.site.required_if, everything, self.site.secrets)
         roles = {role.name for role in host.roles}
+        if "redis_shard" in roles:
+            yield from _shard_problems(host.name, everything)
         ports = _site_checks.listening_ports(self.site, host.name, roles, everything)
         yield from _site_checks.check_ports(host.name, ports)
 
@@ -291,14 +301,25 @@ class Inventory:
             yield from check(name, hosts, values)
 
 
-def _sentinels(groups: Mapping[str, Sequence[str]]) -> tuple[set[str], str | None]:
+def _sentinels(groups: Mapping[str, Sequence[str]], engine: str) -> tuple[set[str], str | None]:
     """Return the hosts that run a sentinel, whatever their group, or why there are none."""
     names = {host for members in groups.values() for host in members}
     placeholders = {name: {_shard_layout.ADDRESS_VARIABLE: name} for name in names}
     try:
-        return {str(sentinel["name"]) for sentinel in _shard_layout.sentinels(groups, placeholders)}, None
+        chosen = _shard_layout.sentinels(groups, placeholders, engine=engine)
     except ValueError as error:
         return set(), str(error)
+    return {str(sentinel["name"]) for sentinel in chosen}, None
+
+
+def _shard_problems(host: str, values: Mapping[str, Any]) -> Iterable[Problem]:
+    """Check the lists of the cache's servers; what is no list of servers at all is reported already."""
+    names = ("shards", "sentinels", "node_name", "engine", "max_memory")
+    try:
+        found = _shard_layout.problems(*(values[f"redis_shard_{name}"] for name in names))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return
+    yield from (Problem(host, variable, reason) for variable, reason in found)
 
 
 def _undefined(error: BaseException) -> str | None:

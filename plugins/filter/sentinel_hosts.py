@@ -12,13 +12,13 @@ from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout
 
 
 def sentinel_hosts(
-    groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Any], port: int = 26379
+    groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Any], port: int = 26379, engine: str = "ring"
 ) -> list[dict[str, Any]]:
     """Return the sentinels of this inventory."""
     if not isinstance(groups, Mapping):
         raise AnsibleFilterError(f"webstack.ha.sentinel_hosts: the dictionary 'groups' is expected, got {groups!r}")
     try:
-        return _shard_layout.sentinels(groups, hostvars, port)
+        return _shard_layout.sentinels(groups, hostvars, port, engine)
     except ValueError as exc:
         raise AnsibleFilterError(f"webstack.ha.sentinel_hosts: {exc}") from exc
 

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters shard_layout, Redis hosts to shards, and shard_layout_problems, what is wrong with a literal list."""
+"""Filters of the cache's servers: hosts to shards, what is wrong with a literal list, amounts of memory."""
 
 from __future__ import annotations
 
@@ -11,24 +11,39 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout
 
 
-def shard_layout(hosts: Sequence[str], hostvars: Mapping[str, Any], port: int = 6379) -> list[dict[str, Any]]:
+def shard_layout(
+    hosts: Sequence[str], hostvars: Mapping[str, Any], port: int = 6379, engine: str = "ring"
+) -> list[dict[str, Any]]:
     """Return the shards of these hosts."""
     if isinstance(hosts, str) or not isinstance(hosts, Sequence):
         raise AnsibleFilterError(f"webstack.ha.shard_layout: a list of host names is expected, got {hosts!r}")
     try:
-        return _shard_layout.layout(hosts, hostvars, port)
+        return _shard_layout.layout(hosts, hostvars, port, engine)
     except ValueError as exc:
         raise AnsibleFilterError(f"webstack.ha.shard_layout: {exc}") from exc
 
 
 def shard_layout_problems(
-    shards: Sequence[Mapping[str, Any]], sentinels: Sequence[Mapping[str, Any]], host: str
+    shards: Sequence[Mapping[str, Any]],
+    sentinels: Sequence[Mapping[str, Any]],
+    host: str,
+    engine: str = "ring",
+    max_memory: Any = None,
 ) -> list[str]:
     """Return what is wrong with these lists."""
     try:
-        return _shard_layout.problems(shards, sentinels, host)
+        found = _shard_layout.problems(shards, sentinels, host, engine, max_memory)
     except (KeyError, TypeError, ValueError) as exc:
         raise AnsibleFilterError(f"webstack.ha.shard_layout_problems: {exc!r}") from exc
+    return [f"{variable}: {reason}" for variable, reason in found]
+
+
+def redis_bytes(text: Any) -> int:
+    """Return an amount of memory as a number."""
+    try:
+        return _shard_layout.memory_bytes(text)
+    except ValueError as exc:
+        raise AnsibleFilterError(f"webstack.ha.redis_bytes: {exc}") from exc
 
 
 class FilterModule:
@@ -36,4 +51,8 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return name and function of each filter."""
-        return {"shard_layout": shard_layout, "shard_layout_problems": shard_layout_problems}
+        return {
+            "redis_bytes": redis_bytes,
+            "shard_layout": shard_layout,
+            "shard_layout_problems": shard_layout_problems,
+        }

@@ -18,7 +18,7 @@ KEYS: dict[str, frozenset[str]] = {
     "file": frozenset(
         {"dest", "state", "src", "content", "force", "mode", "owner", "group", "validate", "vars", "secret"}
     ),
-    "directory": frozenset({"dest", "state", "mode", "owner", "group"}),
+    "directory": frozenset({"dest", "state", "mode", "owner", "group", "purge"}),
     "link": frozenset({"dest", "state", "src", "owner", "group"}),
     "absent": frozenset({"dest", "state", "recursive", "secret"}),
 }
@@ -78,6 +78,16 @@ def _name(value: Any, where: str) -> str:
     return str(value)
 
 
+def _patterns(value: Any, where: str) -> list[str]:
+    patterns = [value] if isinstance(value, str) else value
+    if not isinstance(patterns, Sequence) or not all(isinstance(one, str) and one for one in patterns):
+        raise ValueError(f"{where}: expected a pattern of file names or a list of them, got {value!r}")
+    for pattern in patterns:
+        if "/" in pattern:
+            raise ValueError(f"{where}: a pattern fits names in the directory itself, got {pattern!r}")
+    return [str(pattern) for pattern in patterns]
+
+
 def entry(raw: Any, index: int) -> dict[str, Any]:
     """Return one checked entry with every default filled in."""
     where = f"files[{index}]"
@@ -109,6 +119,8 @@ def entry(raw: Any, index: int) -> dict[str, Any]:
         item["recursive"] = boolean(given.get("recursive", False), f"{where}: recursive")
     if state in ("file", "absent"):
         item["secret"] = boolean(given.get("secret", False), f"{where}: secret")
+    if "purge" in given:
+        item["purge"] = _patterns(given["purge"], f"{where}: purge")
     if state == "link":
         if not isinstance(given.get("src"), str) or not given["src"]:
             raise ValueError(f"{where}: state link needs src, where the link points to")

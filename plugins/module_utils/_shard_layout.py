@@ -9,14 +9,23 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 ADDRESS_VARIABLE = "webstack_address"
 SENTINEL_GROUP = "sentinel"
 FALLBACK_GROUPS = ("redis", "lb", "was", "db")
 SENTINEL_COUNT = 3
+RING, CLUSTER, SINGLE = "ring", "redis_cluster", "single"
+ENGINES = (RING, CLUSTER, SINGLE)
+# A Redis Cluster elects a new primary by the majority of its primaries.
+CLUSTER_HOSTS = 3
 HIGHEST_PORT = 65535
+NAME_VARIABLE = "redis_shard_name"
+WEIGHT_VARIABLE = "redis_shard_weight"
+# What the ring, a systemd unit, a file name and Sentinel all take without quoting.
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+SHARD_NAME_WORDS = "letters, digits, '_', '-' and '.', beginning with a letter or digit"
 
 
 def addresses(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -48,34 +57,74 @@ def _port(port: Any, count: int) -> int:
     return number
 
 
-def layout(hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 6379) -> list[dict[str, Any]]:
+def _name(host: str, variables: Mapping[str, Any]) -> str:
+    name = variables.get(NAME_VARIABLE, host)
+    if not isinstance(name, str) or not SHARD_NAME.fullmatch(name):
+        raise ValueError(f"host '{host}': {NAME_VARIABLE} must be {SHARD_NAME_WORDS}, got {name!r}")
+    return str(name)
+
+
+def _weight(host: str, variables: Mapping[str, Any]) -> int:
+    weight = variables.get(WEIGHT_VARIABLE, 1)
+    # A value from the command line is a text.
+    number = int(weight) if isinstance(weight, str) and weight.isdecimal() else weight
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f"host '{host}': {WEIGHT_VARIABLE} must be an integer of at least 1, got {weight!r}")
+    return int(number)
+
+
+def _engine(engine: Any) -> str:
+    if engine not in ENGINES:
+        raise ValueError(f"webstack_cache_engine must be one of {', '.join(ENGINES)}, got {engine!r}")
+    return str(engine)
+
+
+def layout(
+    hosts: Sequence[str], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 6379, engine: str = RING
+) -> list[dict[str, Any]]:
     """Return one shard per host: its first node there, its replica on the next host (wrapping).
 
-    Both nodes of a shard have the shard's own port, so the two instances of a host never clash.
+    Every host has the same two ports, its own shard's and, one above, the replica's. Neither names nor ports depend
+    on how many hosts there are, so a host that comes or goes, wherever in the list, changes nothing of the others'
+    but where one replica lives. A Redis Cluster has the same instances; a single server is the first host's.
     """
-    base = _port(port, len(hosts))
+    engine = _engine(engine)
+    if engine == CLUSTER and len(hosts) < CLUSTER_HOSTS:
+        raise ValueError(
+            f"webstack_cache_engine {CLUSTER} needs {CLUSTER_HOSTS} hosts in the group redis, there are {len(hosts)}"
+        )
+    base = _port(port, 2)
     known = addresses(hosts, hostvars)
     shards: list[dict[str, Any]] = []
     for index, host in enumerate(hosts):
-        members = [host] if len(hosts) == 1 else [host, hosts[(index + 1) % len(hosts)]]
+        places = [(host, base)]
+        if len(hosts) > 1:
+            places.append((hosts[(index + 1) % len(hosts)], base + 1))
         shards.append(
             {
-                "name": f"s{index + 1}",
-                "weight": 1,
-                "port": base + index,
-                "nodes": [{"name": name, "address": known[name], "port": base + index} for name in members],
+                "name": _name(host, hostvars[host]),
+                "weight": _weight(host, hostvars[host]),
+                "nodes": [{"name": name, "address": known[name], "port": number} for name, number in places],
             }
         )
-    return shards
+    for name in _twice(shard["name"] for shard in shards):
+        owners = [str(shard["nodes"][0]["name"]) for shard in shards if shard["name"] == name]
+        raise ValueError(f"hosts '{owners[0]}' and '{owners[1]}' have the same shard name: {name}")
+    return shards[:1] if engine == SINGLE else shards
 
 
 def sentinels(
-    groups: Mapping[str, Sequence[str]], hostvars: Mapping[str, Mapping[str, Any]], port: Any = 26379
+    groups: Mapping[str, Sequence[str]],
+    hostvars: Mapping[str, Mapping[str, Any]],
+    port: Any = 26379,
+    engine: str = RING,
 ) -> list[dict[str, Any]]:
     """Return the sentinels: the hosts of the group "sentinel", else three hosts of the other tiers.
 
-    Without a Redis host there is nothing to watch.
+    Without a Redis host there is nothing to watch, and only the ring is watched by sentinels.
     """
+    if _engine(engine) != RING:
+        return []
     number = _port(port, 1)
     if not groups.get(SENTINEL_GROUP) and not groups.get(FALLBACK_GROUPS[0]):
         return []
@@ -102,36 +151,74 @@ def _twice(items: Iterable[Any]) -> list[Any]:
     return [item for item, count in Counter(items).items() if count > 1]
 
 
-def problems(shards: Sequence[Mapping[str, Any]], sentinel_list: Sequence[Mapping[str, Any]], host: str) -> list[str]:
-    """Say what is wrong with literal lists of shards and sentinels, as seen from one host; empty when all is well."""
-    shards_name, sentinels_name = "redis_shard_shards", "redis_shard_sentinels"
-    found: list[str] = []
+def memory_bytes(text: Any) -> int:
+    """Return an amount of memory in the notation of Redis: k is 1000, kb is 1024, and so on."""
+    match = re.fullmatch(r"([0-9]+)(?:([kmg])(b?)|b)?", str(text).strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError(f"must be an amount of memory like 256mb or 2gb, not {text!r}")
+    unit = {"k": 1, "m": 2, "g": 3}.get(match[2] or "", 0)
+    return int(match[1]) * int((1024 if match[3] else 1000) ** unit)
+
+
+def _contradictions(places: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A name stands for one host and an address too; two names of one host would hide that it is one."""
+    known: dict[tuple[str, str], str] = {}
+    for place in places:
+        name, address = str(place["name"]), str(place["address"])
+        for key, value in ((("host", name), address), (("address", address), name)):
+            if known.setdefault(key, value) != value:
+                yield f"{key[0]} {key[1]} stands for {known[key]} and for {value}"
+
+
+def problems(
+    shards: Sequence[Mapping[str, Any]],
+    sentinel_list: Sequence[Mapping[str, Any]],
+    host: str,
+    engine: str = RING,
+    max_memory: Any = None,
+) -> list[tuple[str, str]]:
+    """Say what is wrong with literal lists of shards and sentinels, as seen from one host: variable and reason."""
+    of_shards, of_sentinels = "redis_shard_shards", "redis_shard_sentinels"
+    nodes = [node for shard in shards for node in shard["nodes"]]
+    found: list[tuple[str, str]] = []
     if not shards:
-        found.append(f"{shards_name} is empty: the group redis has no host, or the list was set to nothing")
-    for name in _twice(shard["name"] for shard in shards):
-        found.append(f"{shards_name} has two shards named {name}")
+        found.append((of_shards, "is empty: the group redis has no host, or the list was set to nothing"))
+    found += [(of_shards, f"has two shards named {name}") for name in _twice(shard["name"] for shard in shards)]
     for shard in shards:
-        name, nodes = shard["name"], shard["nodes"]
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_]*", name):
-            found.append(f"{shards_name}: the name of shard {name!r} may have letters, digits and _ only")
-        if not nodes:
-            found.append(f"{shards_name}: shard {name} has no node")
+        name = shard["name"]
+        if not SHARD_NAME.fullmatch(name):
+            found.append((of_shards, f"the name of shard {name!r} must be {SHARD_NAME_WORDS}"))
+        if not shard["nodes"]:
+            found.append((of_shards, f"shard {name} has no node"))
         for key in ("name", "address"):
-            for value in _twice(node[key] for node in nodes):
-                found.append(f"{shards_name}: two nodes of shard {name} have the {key} {value}; a replica is elsewhere")
-    places = [(node["address"], int(node["port"])) for shard in shards for node in shard["nodes"]]
-    places += [(sentinel["address"], int(sentinel["port"])) for sentinel in sentinel_list]
+            for value in _twice(node[key] for node in shard["nodes"]):
+                found.append((of_shards, f"two nodes of shard {name} have the {key} {value}; a replica is elsewhere"))
+    places = [(item["address"], int(item["port"])) for item in [*nodes, *sentinel_list]]
     for address, port in _twice(places):
-        found.append(f"{address}:{port} is used twice in {shards_name} and {sentinels_name}")
+        found.append((of_shards, f"{address}:{port} is used twice, here and in {of_sentinels} taken together"))
     count = len(sentinel_list)
     if sentinel_list and (count < SENTINEL_COUNT or count % 2 == 0):
-        found.append(f"{sentinels_name} has {count}: an odd number of at least {SENTINEL_COUNT} is needed, or none")
+        found.append((of_sentinels, f"has {count}: an odd number of at least {SENTINEL_COUNT} is needed, or none"))
     for key in ("name", "address"):
         for value in _twice(sentinel[key] for sentinel in sentinel_list):
-            found.append(f"{sentinels_name}: two sentinels have the {key} {value}")
-    members = {node["name"] for shard in shards for node in shard["nodes"]} | {item["name"] for item in sentinel_list}
-    if host not in members:
-        found.append(
-            f"{host} (redis_shard_node_name) is neither a node in {shards_name} nor listed in {sentinels_name}"
-        )
+            found.append((of_sentinels, f"two sentinels have the {key} {value}; the loss of one host must leave most"))
+    found += [
+        (of_shards, f"{reason}, here and in {of_sentinels}") for reason in _contradictions([*nodes, *sentinel_list])
+    ]
+    if engine != RING and sentinel_list:
+        found.append((of_sentinels, f"must be empty: the engine {engine} has no Sentinel"))
+    if engine == CLUSTER and len({node["name"] for node in nodes}) < CLUSTER_HOSTS:
+        found.append((of_shards, f"the engine {CLUSTER} needs {CLUSTER_HOSTS} hosts or more"))
+    if engine == CLUSTER and len(shards) < CLUSTER_HOSTS:
+        found.append((of_shards, f"the engine {CLUSTER} needs {CLUSTER_HOSTS} shards or more"))
+    if engine == SINGLE and len(shards) > 1:
+        found.append((of_shards, f"has {len(shards)} shards: the engine {SINGLE} has one"))
+    # With one server of many hosts, or where sentinels are no more, a host may have no part; the role cleans it up.
+    if engine == RING and host not in {item["name"] for item in [*nodes, *sentinel_list]}:
+        found.append((of_shards, f"{host} (redis_shard_node_name) is neither a node here nor in {of_sentinels}"))
+    if max_memory is not None:
+        try:
+            memory_bytes(max_memory)
+        except ValueError as exc:
+            found.append(("redis_shard_max_memory", str(exc)))
     return found

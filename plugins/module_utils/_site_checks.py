@@ -507,8 +507,11 @@ def check_settings(
                         problems.append(not_set(host, name, site.secrets))
                 continue
             kind = wrong_kind(value, spec, secret)
+            choices = spec.get("choices")
             if kind:
                 problems.append(Problem(host, name, kind))
+            elif choices and value not in choices:
+                problems.append(Problem(host, name, f"must be one of {', '.join(choices)}, not {shown(value)}"))
             elif spec.get("scope") == "site" and value != first:
                 detail = "" if secret else f" ({value!s} here, {first!s} there)"
                 problems.append(Problem(host, name, f"differs from {owner}'s: it must be the same everywhere{detail}"))

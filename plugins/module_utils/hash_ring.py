@@ -22,22 +22,28 @@ from __future__ import annotations
 import hashlib
 import struct
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from functools import partial
 from typing import NamedTuple
 
 ALGORITHM = "ketama160a"
 DEFAULT_POINTS = 160
+SPACE = 1 << 32
+"""Number of hashes."""
 
-_SPACE = 1 << 32
-# Not for security: a FIPS build of OpenSSL refuses MD5 without the flag. Python's own implementation, which
-# hashlib falls back to, takes half of OpenSSL's time on strings as short as these.
+# Python's own MD5, which hashlib falls back to, takes half of OpenSSL's time on strings as short as these. Where
+# Python was built without it: this is not for security, and a FIPS build of OpenSSL wants to be told.
 try:
-    from _md5 import md5 as _any_md5
-except ImportError:  # a Python that was built without it
-    from hashlib import md5 as _any_md5
-_md5 = partial(_any_md5, usedforsecurity=False)
+    from _md5 import md5 as _md5
+except ImportError:
+    _md5 = partial(hashlib.md5, usedforsecurity=False)
+# A point and the rank of its shard's name share one number, so that ties are broken by name without further ado. It
+# is a float, which holds these 48 bits exactly: Python sorts floats faster than integers beyond 30 bits, let alone
+# tuples.
+_RANK_BITS = 16
+_RANK = (1 << _RANK_BITS) - 1
+_SHIFT = float(1 << _RANK_BITS)
 _first_uint32 = struct.Struct("<I").unpack_from
 
 
@@ -58,7 +64,7 @@ class Move(NamedTuple):
 class Ring:
     """An immutable ring over logical shard names."""
 
-    __slots__ = ("_fingerprint", "_hashes", "_owners", "names", "points", "weights")
+    __slots__ = ("_fingerprint", "_merged", "names", "points", "weights")
 
     names: tuple[str, ...]
     """Names in byte order."""
@@ -80,25 +86,21 @@ class Ring:
             encoded[raw] = (str(name), int(weight))
         if not encoded:
             raise ValueError("a ring needs at least one shard")
+        if len(encoded) > _RANK + 1:
+            raise ValueError(f"a ring takes {_RANK + 1} shards, not {len(encoded)}")
 
         order = sorted(encoded)
-        names = [encoded[raw][0] for raw in order]
-        # Point and rank of the name share one integer: sorting plain integers is several times faster
-        # than sorting tuples, and breaks ties by name without further ado.
-        bits = max(1, (len(order) - 1).bit_length())
-        merged: list[int] = []
+        suffixes = [b"-%d" % k for k in range(points // 4 * max(weight for name, weight in encoded.values()))]
+        merged: list[float] = []
         for rank, raw in enumerate(order):
             labels = points // 4 * encoded[raw][1]
-            prefix = raw + b"-"
-            digests = b"".join([_md5(prefix + b"%d" % k).digest() for k in range(labels)])
-            merged += [point << bits | rank for point in struct.unpack(f"<{labels * 4}I", digests)]
+            digests = b"".join([_md5(raw + suffix).digest() for suffix in suffixes[:labels]])
+            merged += [point * _SHIFT + rank for point in struct.unpack(f"<{labels * 4}I", digests)]
         merged.sort()
-        mask = (1 << bits) - 1
-        self._hashes = [value >> bits for value in merged]
-        self._owners = [names[value & mask] for value in merged]
+        self._merged = merged
         self._fingerprint: str | None = None
-        self.names = tuple(names)
-        self.weights = {name: encoded[raw][1] for raw, name in zip(order, names, strict=True)}
+        self.names = tuple(encoded[raw][0] for raw in order)
+        self.weights = dict(encoded[raw] for raw in order)
         self.points = int(points)
 
     def __repr__(self) -> str:
@@ -108,8 +110,15 @@ class Ring:
     def fingerprint(self) -> str:
         """Sixteen hex digits that are equal exactly where the rings are."""
         if self._fingerprint is None:
-            lines = "".join([f"{point:08x} {name}\n" for point, name in zip(self._hashes, self._owners, strict=True)])
-            self._fingerprint = hashlib.sha256(lines.encode()).hexdigest()[:16]
+            endings = {f"{rank:04x}": f" {name}\n" for rank, name in enumerate(self.names)}
+            digest = hashlib.sha256()
+            # Many values become text at once, four digits of zeros, eight of the point, four of the rank; but not
+            # all, since what is small stays in the processor's cache.
+            for start in range(0, len(self._merged), 4096):
+                part = self._merged[start : start + 4096]
+                values = struct.pack(f">{len(part)}Q", *map(int, part)).hex(" ", 8).split()
+                digest.update("".join([value[4:12] + endings[value[12:]] for value in values]).encode())
+            self._fingerprint = digest.hexdigest()[:16]
         return self._fingerprint
 
     def locate(self, key: str | bytes) -> str:
@@ -120,46 +129,54 @@ class Ring:
             raise ValueError(f"a key must be a string or bytes, not {type(key).__name__}") from None
         if b"{" in raw:
             raw = _hash_tag(raw)
-        index = bisect_left(self._hashes, _first_uint32(_md5(raw).digest())[0])
-        try:
-            return self._owners[index]
-        except IndexError:
-            return self._owners[0]
+        return self._owner(_first_uint32(_md5(raw).digest())[0])
+
+    def _owner(self, value: int) -> str:
+        """Return the name of the shard that owns a hash."""
+        merged = self._merged
+        index = bisect_left(merged, value * _SHIFT)
+        # Counted from the end, so that the place behind the last point is the first point.
+        return self.names[int(merged[index - len(merged)]) & _RANK]
 
     def continuum(self) -> list[tuple[int, str]]:
         """Return the points in ring order, each with the shard that it belongs to."""
-        return list(zip(self._hashes, self._owners, strict=True))
+        return [(value >> _RANK_BITS, self.names[value & _RANK]) for value in map(int, self._merged)]
 
     def shares(self) -> dict[str, Fraction]:
         """Return each shard's exact part of the key space; the parts sum to 1."""
+        continuum = self.continuum()
         owned = dict.fromkeys(self.names, 0)
-        previous = self._hashes[-1] - _SPACE
-        for point, name in zip(self._hashes, self._owners, strict=True):
+        previous = continuum[-1][0] - SPACE
+        for point, name in continuum:
             owned[name] += point - previous
             previous = point
-        return {name: Fraction(length, _SPACE) for name, length in owned.items()}
+        return {name: Fraction(length, SPACE) for name, length in owned.items()}
 
-    def _owner_of_hash(self, value: int) -> str:
-        index = bisect_left(self._hashes, value)
-        return self._owners[index if index < len(self._owners) else 0]
+
+def arcs(old: Ring, new: Ring) -> Iterator[tuple[int, int, str, str]]:
+    """Yield the key space in arcs: before the first hash, the last hash, owner in the old ring, owner in the new one.
+
+    The first arc spans the end of the key space: it begins below zero.
+    """
+    # Between two neighbouring points of either ring the owner is constant in both.
+    borders = sorted({point for ring in (old, new) for point, name in ring.continuum()})
+    previous = borders[-1] - SPACE
+    for border in borders:
+        yield previous, border, old._owner(border), new._owner(border)
+        previous = border
 
 
 def moved(old: Ring, new: Ring) -> Move:
     """Return exactly which part of the key space changes its owner from the old ring to the new one."""
-    # Between two neighbouring points of either ring the owner is constant in both.
     gained = dict.fromkeys(sorted({*old.names, *new.names}, key=str.encode), 0)
     lost = dict.fromkeys(gained, 0)
-    borders = sorted({*old._hashes, *new._hashes})
-    previous = borders[-1] - _SPACE
-    for border in borders:
-        before, after = old._owner_of_hash(border), new._owner_of_hash(border)
+    for start, end, before, after in arcs(old, new):
         if before != after:
-            gained[after] += border - previous
-            lost[before] += border - previous
-        previous = border
+            gained[after] += end - start
+            lost[before] += end - start
     return Move(
-        Fraction(sum(gained.values()), _SPACE),
-        {name: Change(Fraction(gained[name], _SPACE), Fraction(lost[name], _SPACE)) for name in gained},
+        Fraction(sum(gained.values()), SPACE),
+        {name: Change(Fraction(gained[name], SPACE), Fraction(lost[name], SPACE)) for name in gained},
     )
 
 

@@ -83,6 +83,12 @@ options:
         description: Hides the content in the diff, and the file's words in the output of checks.
         type: bool
         default: false
+      purge:
+        description:
+          - For V(directory), patterns of file names. A file or link in the directory itself that fits one of them and
+            that no entry of the call names is removed. So a list that was made from what a role brings also takes
+            away what the role brings no more.
+        type: raw
       recursive:
         description: Lets V(absent) remove a directory that is not empty.
         type: bool
@@ -200,6 +206,7 @@ not_restored:
 
 import binascii
 import contextlib
+import fnmatch
 import grp
 import json
 import os
@@ -583,6 +590,22 @@ def redact(text: str, secrets: list[bytes]) -> str:
     return text
 
 
+def purged(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return an entry for each file that fits a directory's `purge` and that nobody names."""
+    named = {item["dest"] for item in items}
+    found: list[dict[str, Any]] = []
+    for item in items:
+        if "purge" not in item or not os.path.isdir(item["dest"]):
+            continue
+        for name in sorted(os.listdir(item["dest"])):
+            path = f"{item['dest']}/{name}"
+            kept = path in named or (os.path.isdir(path) and not os.path.islink(path))
+            if not kept and any(fnmatch.fnmatchcase(name, pattern) for pattern in item["purge"]):
+                # What it held is not ours to show.
+                found.append({"dest": path, "state": "absent", "recursive": False, "secret": True})
+    return found
+
+
 def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False) -> dict[str, Any]:
     """Bring the files of a request into place; return the module's result."""
     changes: list[Change] = []
@@ -590,11 +613,12 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
     parents: dict[str, list[str]] = {}
     current = ""
     writer = Writer()
-    names = [item["dest"] for item in request["files"]]
-    leaving = frozenset(item["dest"] for item in request["files"] if item["state"] == "absent")
+    items = [*request["files"], *purged(request["files"])]
+    names = [item["dest"] for item in items]
+    leaving = frozenset(item["dest"] for item in items if item["state"] == "absent")
     try:
         # Look at everything before touching anything.
-        for item in request["files"]:
+        for item in items:
             current = item["dest"]
             change = Change(item, check, leaving)
             changes.append(change)
@@ -699,6 +723,7 @@ def declare() -> None:
         "owner": {"type": "str", "default": "root"},
         "group": {"type": "str", "default": "root"},
         "validate": {"type": "raw"},
+        "purge": {"type": "raw"},
         "secret": {**switch, "no_log": False},
         "recursive": switch,
     }

@@ -19,7 +19,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECRET = "s" * 40
 NODES = [{"name": "alone", "address": "192.0.2.11"}, {"name": "other", "address": "192.0.2.12"}]
-SHARDS = [{"name": "s1", "weight": 1, "port": 6379, "nodes": [{**node, "port": 6379} for node in NODES]}]
+SHARDS = [{"name": "alone", "weight": 1, "nodes": [{**node, "port": 6379} for node in NODES]}]
 SENTINELS = [{**node, "port": 26379} for node in [*NODES, {"name": "third", "address": "192.0.2.13"}]]
 
 INPUTS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,12 @@ INPUTS: dict[str, dict[str, Any]] = {
         "database_engine": "sqlite",
         "caches": {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
     },
-    "redis_shard": {"shards": SHARDS, "sentinels": SENTINELS, "password": SECRET},
+    "redis_shard": {
+        "shards": SHARDS,
+        "sentinels": SENTINELS,
+        "password": SECRET,
+        **{f"{account}_password": account + SECRET for account in ("replication", "sentinel", "admin")},
+    },
     "redis_cluster_client": {"shards": SHARDS, "sentinels": SENTINELS, "password": SECRET},
     "mysql_replication": {
         "nodes": [{**node, "port": 3306} for node in NODES],

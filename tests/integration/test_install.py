@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 
 import pytest
 import yaml
@@ -184,3 +185,56 @@ def test_floor_of_ansible_core_is_decided_in_one_place() -> None:
         )
     )
     assert tuple(map(int, pins["ansible-core"].split("."))) >= tuple(map(int, floor[2:].split(".")))
+
+
+# Three shards, one cache, in a Python that has nothing but the package and what it asks for.
+USE_THE_CACHE = """
+import pathlib, sys, tempfile
+sys.path.append(sys.argv[1])
+from redis_servers import running_shards
+import django
+from django.conf import settings
+with tempfile.TemporaryDirectory() as directory, running_shards(pathlib.Path(directory)) as shards:
+    backend = {"BACKEND": "webstack_cache.RingCache", "LOCATION": shards.path}
+    settings.configure(CACHES={"default": backend}, INSTALLED_APPS=["webstack_cache"])
+    django.setup()
+    from django.core.cache import cache
+    from django.core.management import call_command
+    call_command("check")
+    assert cache.set_many({f"key{n}": n for n in range(60)}) == []
+    assert cache.get_many([f"key{n}" for n in range(60)]) == {f"key{n}": n for n in range(60)}
+    with cache.lock("job", timeout=5) as lock:
+        assert lock.owned()
+import webstack_cache.ring
+print(webstack_cache.ring.__file__)
+"""
+
+
+def test_the_cache_client_installs_by_pip(installed: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    source = installed / "collections/ansible_collections/webstack/ha/roles/redis_cluster_client/files"
+    python = tmp_path / "venv/bin/python"
+    before = sorted(source.rglob("*"))
+    for command in (
+        [sys.executable, "-m", "venv", str(tmp_path / "venv")],
+        [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{source}[hiredis]"],
+    ):
+        subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
+    assert sorted(source.rglob("*")) == before
+    result = subprocess.run(
+        [str(python), "-c", USE_THE_CACHE, str(ROOT / "tests/lab")],
+        check=False,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    ring = pathlib.Path(result.stdout.splitlines()[-1])
+    assert tmp_path in ring.parents
+    assert not ring.is_symlink()
+    assert ring.read_bytes() == (ROOT / "plugins/module_utils/hash_ring.py").read_bytes()
+    assert (ring.parent / "py.typed").is_file()
+
+
+def test_the_cache_client_has_the_version_of_the_collection() -> None:
+    project = tomllib.loads((ROOT / "roles/redis_cluster_client/files/pyproject.toml").read_text())["project"]
+    assert project["version"] == version()

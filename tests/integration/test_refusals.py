@@ -191,6 +191,36 @@ def test_all_faults_are_reported_at_once_also_with_limit_and_check(tmp_path: pat
     assert "db2: mysql_replication_server_id: 7 is also used by db1" in lines
 
 
+def test_the_places_of_the_cache_are_checked_before_anything_else(tmp_path: pathlib.Path) -> None:
+    """Lists that somebody wrote by hand are checked as those that are derived."""
+    inventory = good()
+    hosts = [f"redis{number}" for number in (1, 2, 3)]
+    places = [{"name": name, "address": host(inventory, name)["webstack_address"]} for name in hosts]
+    settings(inventory).update(
+        redis_shard_max_memory="2 barrels",
+        redis_shard_shards=[{"name": "one", "nodes": [{**places[0], "port": port} for port in (6379, 6380)]}],
+        redis_shard_sentinels=[
+            {**places[0], "port": 26379},
+            {**places[1], "port": 26379},
+            {**places[1], "name": "alias", "port": 26380},
+        ],
+    )
+    code, output = preflight(tmp_path, inventory, "--limit", "redis")
+    assert code != 0, output
+    said = " ".join(refused(output))
+    assert "redis_shard_shards: two nodes of shard one have the name redis1" in said
+    assert "redis_shard_sentinels: two sentinels have the address 192.0.2.16" in said
+    assert "redis_shard_max_memory: must be an amount of memory like 256mb" in said
+
+    inventory = good()
+    settings(inventory)["webstack_cache_engine"] = "redis_cluster"
+    del inventory["all"]["children"]["redis"]["hosts"]["redis3"]
+    code, output = preflight(tmp_path, inventory)
+    assert code != 0, output
+    assert "webstack_cache_engine redis_cluster needs 3 hosts in the group redis, there are 2" in output
+    assert "TASK [Ask the hosts" not in output
+
+
 def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
     inventory = good()
     host(inventory, "db2")["webstack_database_password"] = "hunter2hunter2hunter2hunter2"

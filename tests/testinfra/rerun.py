@@ -16,13 +16,15 @@ def play(
     scenario: str,
     *options: str,
     book: str | pathlib.Path = "",
+    inventory: str | pathlib.Path = "",
     result_format: str = "yaml",
     **variables: Any,
 ) -> subprocess.CompletedProcess[str]:
     """Run a playbook (a path from the root; else the scenario's own once more), with other inputs, on its hosts."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PY_COLORS"))}
     folder = ROOT / "molecule" / scenario
-    command = ["ansible-playbook", "-i", str(folder / "inventory.yml"), str(ROOT / (book or folder / "converge.yml"))]
+    command = ["ansible-playbook", "-i", str(inventory or folder / "inventory.yml")]
+    command.append(str(ROOT / (book or folder / "converge.yml")))
     if variables:
         command += ["--extra-vars", json.dumps(variables)]
     return subprocess.run(

@@ -42,6 +42,8 @@ if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_p
 settings.configure(
     INSTALLED_APPS=["django.contrib.sessions", "webstack_cache"],
     DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+    SECRET_KEY="of the tests, protects nothing",
+    ALLOWED_HOSTS=["testserver"],
     USE_TZ=True,
 )
 django.setup()

@@ -1,4 +1,4 @@
-"""What Sentinel starts with: the role's static file joined with what Sentinel learned."""
+"""The tool of redis_shard: what Sentinel starts with, accounts as commands, and the plan of a server-side cluster."""
 
 from __future__ import annotations
 
@@ -30,9 +30,13 @@ def site(*addresses: str) -> Any:
     return tool.Site(
         {
             "node": "redis1",
-            "password": "secret",
+            "program": "redis",
+            "engine": "ring",
+            "passwords": ["secret"],
+            "tls": None,
             "persistent": False,
             "overcommit": False,
+            "timing": {"ping": 200},
             "shards": [{"name": "s1", "nodes": [node(address) for address in addresses or (ONE, TWO)]}],
             "sentinels": [{**node(address), "port": 26379} for address in (ONE, TWO, THREE)],
         }
@@ -101,3 +105,111 @@ def test_a_master_that_left_the_list_stays_until_its_replica_took_over() -> None
 
 def test_a_shard_that_moved_as_a_whole_starts_at_its_first_node() -> None:
     assert f"sentinel monitor s1 {ONE} 6379 2" in merged(dynamic("192.0.2.8", "192.0.2.9", 5))
+
+
+def test_accounts_change_by_commands_that_throw_nobody_out() -> None:
+    text = "user default off -@all\n\nuser application on #abc ~* &* +get\n"
+    assert tool.account_commands(text) == [
+        ["ACL", "SETUSER", "default", "reset", "off", "-@all"],
+        ["ACL", "SETUSER", "application", "reset", "on", "#abc", "~*", "&*", "+get"],
+    ]
+
+
+# --- server-side cluster ------------------------------------------------------------------------------
+
+PRIMARIES = {"redis1": ONE, "redis2": TWO, "redis3": THREE}
+
+
+class Cluster:
+    """Servers that do as they are told, as far as the plan can see."""
+
+    def __init__(self) -> None:
+        names = list(PRIMARIES)
+        self.nodes = {
+            (name, host): {"name": host, "address": PRIMARIES[host], "port": port}
+            for index, name in enumerate(names)
+            for host, port in ((name, 6379), (names[(index + 1) % 3], 6380))
+        }
+        self.ids = {self.at(node): f"id-{name}-{host}" for (name, host), node in self.nodes.items()}
+        self.known: set[str] = set()
+        self.leader: dict[str, str] = {}
+        self.slots: dict[str, set[int]] = {name: set() for name in self.ids.values()}
+        self.ghosts: set[str] = set()
+        self.site = site()
+        self.site.shards = {
+            name: {"nodes": [node for (shard, _host), node in self.nodes.items() if shard == name]} for name in names
+        }
+
+    @staticmethod
+    def at(node: dict[str, Any]) -> tuple[str, int]:
+        return str(node["address"]), int(node["port"])
+
+    def members(self) -> dict[tuple[str, str], Any]:
+        return {place: self.member(node) for place, node in self.nodes.items()}
+
+    def member(self, node: dict[str, Any]) -> Any:
+        own = self.ids[self.at(node)]
+        member = tool.Member.__new__(tool.Member)
+        member.node, member.id, member.lines = node, own, []
+        for identity in {own} | (self.known if own in self.known else set()):
+            leader = self.leader.get(identity)
+            flags = ("slave" if leader else "master") + (",myself" if identity == own else "")
+            bounds = tool.ranges(self.slots[identity])
+            runs = [f"{first}-{last}" for first, last in zip(bounds[::2], bounds[1::2], strict=True)]
+            member.lines.append([identity, "a:1@2", flags, leader or "-", "0", "0", "0", "connected", *runs])
+        member.lines += [[ghost, "a:1@2", "master,fail", "-", "0", "0", "0", "disconnected"] for ghost in self.ghosts]
+        return member
+
+    def obey(self) -> int:
+        """Carry out the plan until there is none; return the number of commands."""
+        count = 0
+        while plan := tool.cluster_plan(self.site, self.members()):
+            for node, words in plan:
+                count += 1
+                assert count < 100, plan
+                own = self.ids[self.at(node)]
+                match words[1:]:
+                    case ["MEET", address, port]:
+                        self.known |= {own, self.ids[address, int(port)]}
+                    case ["REPLICATE", leader]:
+                        self.leader[own] = leader
+                    case ["ADDSLOTSRANGE", *bounds]:
+                        for first, last in zip(bounds[::2], bounds[1::2], strict=True):
+                            self.slots[own] |= set(range(int(first), int(last) + 1))
+                    case ["FORGET", ghost]:
+                        self.ghosts.discard(ghost)
+        return count
+
+
+def test_a_cluster_is_formed_once() -> None:
+    cluster = Cluster()
+    cluster.obey()
+    firsts = [f"id-{name}-{name}" for name in PRIMARIES]
+    assert sorted(slot for name in firsts for slot in cluster.slots[name]) == list(range(tool.SLOTS))
+    assert max(len(cluster.slots[name]) for name in firsts) - min(len(cluster.slots[name]) for name in firsts) <= 2
+    assert set(cluster.leader.values()) == set(firsts)
+    # Each replica follows the primary of its own shard, on another host.
+    assert cluster.leader["id-redis1-redis2"] == "id-redis1-redis1"
+    assert cluster.obey() == 0
+
+
+def test_a_cluster_keeps_what_a_fail_over_decided_and_takes_a_new_server_in() -> None:
+    cluster = Cluster()
+    cluster.obey()
+    old, heir = "id-redis1-redis1", "id-redis1-redis2"
+    cluster.slots[heir], cluster.slots[old] = cluster.slots[old], set()
+    cluster.leader.pop(heir)
+    cluster.leader[old] = heir
+    assert cluster.obey() == 0
+    # The old one's host is built anew: another identity, which nobody knows, and the old one is a ghost.
+    place = (ONE, 6379)
+    cluster.ids[place] = "id-new"
+    cluster.slots["id-new"] = set()
+    cluster.known.discard(old)
+    cluster.leader.pop(old)
+    cluster.ghosts = {old}
+    assert cluster.obey() > 0
+    assert cluster.ghosts == set()
+    assert cluster.leader["id-new"] == heir
+    assert len(cluster.slots[heir]) > 0
+    assert cluster.obey() == 0

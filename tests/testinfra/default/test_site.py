@@ -98,7 +98,7 @@ def test_login_and_its_session_live_on_both_servers(visitor: Visitor) -> None:
     seen = [visitor.whoami() for _ in range(30)]
     assert {answer["server"] for answer in seen} == set(TIERS["was"])
     assert {(answer["user"], answer["counter"]) for answer in seen} == {("ada", 3)}
-    assert {answer["shard"] for answer in seen} <= {"s1", "s2", "s3"}
+    assert {answer["shard"] for answer in seen} <= {"redis1", "redis2", "redis3"}
 
 
 def test_sessions_spread_over_the_shards(visitor: Visitor) -> None:
@@ -107,7 +107,7 @@ def test_sessions_spread_over_the_shards(visitor: Visitor) -> None:
         other = Visitor()
         other.post("/login/", f"name=user{number}")
         shards.add(other.whoami()["shard"])
-    assert shards == {"s1", "s2", "s3"}
+    assert shards == {"redis1", "redis2", "redis3"}
 
 
 def test_upload_is_on_both_servers(visitor: Visitor) -> None:
@@ -301,9 +301,10 @@ def masters() -> dict[str, str]:
     client = host("redis1")
     return {
         shard: client.check_output(
-            f"REDISCLI_AUTH={password} redis-cli -h 10.77.0.31 -p 26379 sentinel get-master-addr-by-name {shard}"
+            f"REDISCLI_AUTH={password} redis-cli --tls --cacert /etc/redis/tls/ca.pem --user application"
+            f" --no-auth-warning -h 10.77.0.31 -p 26379 sentinel get-master-addr-by-name {shard}"
         )
-        for shard in ("s1", "s2", "s3")
+        for shard in ("redis1", "redis2", "redis3")
     }
 
 

@@ -53,7 +53,7 @@ def application(code: str, *arguments: str, **environment: str) -> Any:
     start = "import json, sys, django; django.setup(); from django.core.cache import cache\n"
     done = docker(
         "ringc-was1",
-        "/srv/ringc/venv/bin/python",
+        "/opt/venv/bin/python",
         "-",
         *arguments,
         text=start + code,
@@ -69,7 +69,7 @@ class Watch:
 
     def __init__(self, seconds: float) -> None:
         command = ["docker", "exec", "--interactive", "--env=PYTHONPATH=/srv/ringc"]
-        command += ["--env=DJANGO_SETTINGS_MODULE=settings", "ringc-was1", "/srv/ringc/venv/bin/python", "-"]
+        command += ["--env=DJANGO_SETTINGS_MODULE=settings", "ringc-was1", "/opt/venv/bin/python", "-"]
         self._process = subprocess.Popen(
             [*command, str(seconds)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -78,7 +78,8 @@ class Watch:
         self._process.stdin.write((HERE / "watch.py").read_text(encoding="utf-8"))
         self._process.stdin.close()
         assert self._process.stdout.readline() == "ready\n"
-        time.sleep(0.5)
+        # What was written in the last half second before a fail-over is forgotten.
+        time.sleep(1)
 
     def result(self) -> dict[str, Any]:
         assert self._process.stdout is not None
@@ -104,17 +105,18 @@ def misses(samples: list[list[float]]) -> float:
 def quick(samples: list[list[float]]) -> None:
     """Nearly every call is a matter of milliseconds; a few may suffer from a crowd on the machine."""
     times = sorted(sample[1] for sample in samples)
-    assert times[len(times) // 2] < 0.01
-    assert times[int(len(times) * 0.95)] < 0.05
+    assert times[len(times) // 2] < 0.005
+    assert times[int(len(times) * 0.95)] < 0.02
+
+
+def redis(port: int, *command: str, check: bool = True) -> str:
+    line = ["redis-cli", "-h", REDIS, "-p", str(port), "--tls", "--cacert", "/var/lib/ringc/ca.pem"]
+    done = docker("ringc-redis1", *line, "--user", "servers", *command, check=check, REDISCLI_AUTH=PASSWORD)
+    return str(done.stdout)
 
 
 def masters() -> dict[str, int]:
-    ports = {}
-    for name in PORTS:
-        command = ["redis-cli", "-h", REDIS, "-p", "26379", "sentinel", "get-master-addr-by-name", name]
-        done = docker("ringc-redis1", *command, REDISCLI_AUTH=PASSWORD)
-        ports[name] = int(done.stdout.split()[1])
-    return ports
+    return {name: int(redis(26379, "sentinel", "get-master-addr-by-name", name).split()[1]) for name in PORTS}
 
 
 @pytest.fixture
@@ -180,17 +182,15 @@ def controller(expression: str) -> Any:
 
 def test_keys_land_where_the_filter_says() -> None:
     code = """
-import redis
 names = [f"land:{n}" for n in range(300)]
 cache.set_many(dict.fromkeys(names, 1))
-found = {}
-for shard, port in json.loads(sys.argv[1]).items():
-    server = redis.Redis("10.77.5.21", port, password=sys.argv[2])
-    for key in server.keys(":1:land:*"):
-        found.setdefault(key.decode(), []).append(shard)
-print(json.dumps([found, {cache.make_key(name): [cache.locate(name)] for name in names}]))
+print(json.dumps({cache.make_key(name): [cache.locate(name)] for name in names}))
 """
-    found, located = application(code, json.dumps(PORTS), PASSWORD)
+    located = application(code)
+    found: dict[str, list[str]] = {}
+    for shard, port in PORTS.items():
+        for key in redis(port, "--scan", "--pattern", ":1:land:*").split():
+            found.setdefault(key, []).append(shard)
     keys = sorted(located)
     said = controller(f"redis_cluster_client_shards | webstack.ha.ring_locate({keys!r})")
     assert len(found) == 300
@@ -213,8 +213,8 @@ def test_the_package_can_be_installed_by_pip() -> None:
         "ringc-was1",
         "sh",
         "-c",
-        "rm -rf /tmp/wheel && /srv/ringc/venv/bin/pip -q wheel --no-deps -w /tmp/wheel /opt/webstack/python"
-        " && /srv/ringc/venv/bin/python -m zipfile -l /tmp/wheel/*.whl | grep -c webstack_cache/ring.py",
+        "rm -rf /tmp/wheel && /opt/venv/bin/pip -q wheel --no-deps -w /tmp/wheel /opt/webstack/python"
+        " && /opt/venv/bin/python -m zipfile -l /tmp/wheel/*.whl | grep -c webstack_cache/ring.py",
     )
     assert docker("ringc-was1", "ls", "/opt/webstack/python").stdout.split() == ["pyproject.toml", "webstack_cache"]
 
@@ -261,7 +261,8 @@ def test_a_frozen_shard_stalls_a_process_for_a_second_at_most() -> None:
     frozen = [sample for sample in after(samples["s3"], moment) if sample[0] < thawed]
     stalls = [sample[1] for sample in frozen + after(samples["many"], moment) if sample[1] > 0.15]
     assert sum(stalls) < 1.0 + PATIENCE
-    assert misses(samples["s3"]) < 3.5
+    # The next look, what the sentinels need to believe that it is back, and the quarantine.
+    assert misses(samples["s3"]) < thawed - moment + 1.5
     assert samples["s3"][-1][2] == 1
 
 
@@ -306,6 +307,49 @@ print(json.dumps([session.get("user"), count]))
     assert application(read, key) == ["alice", 4]
 
 
+def load(seconds: float) -> subprocess.Popen[str]:
+    """Start processes that know what every read must return; see tests/lab/cache_load.py."""
+    command = ["docker", "exec", "--interactive", "--env=PYTHONPATH=/opt/webstack/python", "ringc-was1"]
+    process = subprocess.Popen(
+        [*command, "/opt/venv/bin/python", "-", "--seconds", str(seconds), "--processes", "4"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write((ROOT / "tests/lab/cache_load.py").read_text(encoding="utf-8"))
+    process.stdin.close()
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def seen_by(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout is not None
+    result: dict[str, Any] = json.loads(process.stdout.read())
+    assert process.wait() == 0
+    assert result["errors"] == 0, result["said"]
+    assert result["stale"] == 0, result["stale_reads"]
+    return result
+
+
+@pytest.mark.usefixtures("servers_run")
+def test_no_old_value_returns_with_a_master_that_was_paused() -> None:
+    """Its replica took over meanwhile; one of the four processes slept most of the time."""
+    running = load(8)
+    time.sleep(1)
+    systemctl("kill", "--signal=STOP", "ringc-redis@6380")
+    time.sleep(3)
+    systemctl("kill", "--signal=CONT", "ringc-redis@6380")
+    result = seen_by(running)
+    print(f"figure: master paused for 3 s: {result['shards']['s2']['misses']} s of misses,", end=" ")
+    print(f"workers stalled for {result['stalled']} s at most, {result['stale']} of {result['calls']} calls stale")
+    assert masters()["s2"] == 6390
+    # The bars are measured in cache_faults; here, one host has all of the servers and the sentinels.
+    assert result["shards"]["s2"]["misses"] < 4.5
+    assert result["longest_call"] < 1.0
+
+
 # --- wrong input ---------------------------------------------------------------------------------------
 
 
@@ -314,7 +358,7 @@ def manage_check(content: str | None, app: str = "yes") -> Any:
     if content is not None:
         docker("ringc-was1", "sh", "-c", "cat > /tmp/ring.json", text=content)
         environment["RINGC_FILE"] = "/tmp/ring.json"
-    command = ["/srv/ringc/venv/bin/python", "/srv/ringc/manage.py", "check"]
+    command = ["/opt/venv/bin/python", "/srv/ringc/manage.py", "check"]
     return docker("ringc-was1", *command, check=False, **environment)
 
 
@@ -324,10 +368,10 @@ def test_manage_check_refuses_a_wrong_ring(app: str) -> None:
     assert manage_check(None, app).returncode == 0
     wrong = manage_check(json.dumps({**good, "fingerprint": "0123456789abcdef"}), app)
     assert wrong.returncode == 1
-    assert "the fingerprint is 0123456789abcdef, but these nodes make the ring" in wrong.stderr
+    assert "the fingerprint is 0123456789abcdef, but these shards make the ring" in wrong.stderr
     assert ("webstack_cache.E002" in wrong.stderr) == (app == "yes")
-    heavier = [{**node, "weight": node["weight"] + 1} for node in good["nodes"]]
-    assert manage_check(json.dumps({**good, "nodes": heavier}), app).returncode == 1
+    heavier = {name: weight + 1 for name, weight in good["weights"].items()}
+    assert manage_check(json.dumps({**good, "weights": heavier}), app).returncode == 1
 
 
 BAD_INPUTS: list[tuple[dict[str, Any], str]] = [
@@ -338,6 +382,7 @@ BAD_INPUTS: list[tuple[dict[str, Any], str]] = [
     ({"shards": [{"name": "s1"}]}, "nodes found in redis_cluster_client_shards"),
     ({"points": 6}, "redis_cluster_client_points 6: points must be a positive multiple of 4"),
     ({"points": "many"}, "redis_cluster_client_points"),
+    ({"points": 320}, "run webstack.ha.resize_cache"),
     ({"password": ""}, "redis_cluster_client_password is empty"),
 ]
 
@@ -360,24 +405,52 @@ def test_bad_input_is_refused_before_any_change(refusals: str, number: int) -> N
 # --- changes -------------------------------------------------------------------------------------------
 
 
-def test_a_change_reaches_the_application() -> None:
-    """And only by SIGUSR1, one process at a time; processes that are young enough are left alone."""
+def processes() -> set[str]:
+    return set(docker("ringc-was1", "sh", "-c", "pgrep -f '^.wsgi:' || true").stdout.split())
 
-    def processes() -> list[str]:
-        return docker("ringc-was1", "sh", "-c", "pgrep -f '^.wsgi:' || true").stdout.split()
 
+@pytest.fixture
+def stand_ins() -> Iterator[None]:
+    """Two processes that look as mod_wsgi's do."""
     units = ["ringc-wsgi@1", "ringc-wsgi@2"]
     docker("ringc-was1", "systemctl", "start", *units)
+    time.sleep(2)
+    yield
+    docker("ringc-was1", "systemctl", "stop", *units)
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_another_ring_reaches_running_processes_and_no_old_value_with_it() -> None:
+    before = processes()
+    other = [{**shard, "weight": 3} if shard["name"] == "s3" else shard for shard in SHARDS]
+    running = load(20)
     try:
+        play("converge.yml", redis_cluster_client_next_shards=other)
         time.sleep(2)
-        before = processes()
-        assert len(before) == 2
-        done = play("converge.yml", redis_cluster_client_points=320)
-        assert "changed=2" in done.stdout
-        between = processes()
-        assert len(between) == 2
-        assert not set(before) & set(between)
-        assert application("print(cache._cache.cluster.ring.points)") == 320
+        play("converge.yml", redis_cluster_client_shards=other)
+        result = seen_by(running)
+        print(f"figure: ring changed under load: {result['errors']} errors, {result['stale']} stale")
+        assert application("print(cache._cache.cluster.ring.weights['s3'])") == 3
+        # Nobody was restarted for that.
+        assert processes() == before
+        assert result["overtaken"] == 0
     finally:
-        docker("ringc-was1", "systemctl", "stop", *units)
+        docker("ringc-was1", "rm", "/etc/webstack/cache.json")
         play("converge.yml")
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_other_code_restarts_the_processes() -> None:
+    """By SIGUSR1, one at a time; processes that are young enough are left alone."""
+    before = processes()
+    assert len(before) == 2
+    docker("ringc-was1", "sh", "-c", "echo '# older' >> /opt/webstack/python/webstack_cache/apps.py")
+    assert "changed=2" in play("converge.yml").stdout
+    after_it = processes()
+    assert len(after_it) == 2
+    assert not before & after_it
+
+
+def test_the_account_had_every_right_that_it_needed() -> None:
+    for port in (*PORTS.values(), 26379, 26380, 26381):
+        assert redis(port, "acl", "log").strip() == ""

@@ -73,6 +73,9 @@ def mode(path: Path) -> str:
         ({"dest": "/etc/a", "state": "directory", "content": "x"}, "content means nothing with state directory"),
         ({"dest": "/etc/a", "state": "absent", "mode": "0644"}, "mode means nothing with state absent"),
         ({"dest": "/etc/a", "content": "x", "recursive": True}, "recursive means nothing with state file"),
+        ({"dest": "/etc/a", "state": "directory", "purge": "a/*.py"}, "purge: a pattern fits names in the directory"),
+        ({"dest": "/etc/a", "state": "directory", "purge": [""]}, "purge: expected a pattern"),
+        ({"dest": "/etc/a", "content": "x", "purge": "*"}, "purge means nothing with state file"),
         ("/etc/a", "expected a dictionary"),
     ],
 )
@@ -225,6 +228,23 @@ def test_a_directory_goes_when_all_it_holds_is_listed(tmp_path: Path, outer_firs
     assert snapshot(tmp_path) == before
     assert files.apply(wanted)["changed"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_loses_what_nobody_names_any_more(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    for name in ("kept.py", "gone.py", "notes.txt"):
+        (package / name).write_text(name)
+    (package / "sub.py").mkdir()
+    (package / "link.py").symlink_to("kept.py")
+    wanted = request(
+        {"dest": str(package), "state": "directory", "purge": "*.py"},
+        {"dest": str(package / "kept.py"), "content": "kept.py"},
+    )
+    assert files.apply(wanted, check=True)["changed_files"] == [str(package / "gone.py"), str(package / "link.py")]
+    assert files.apply(wanted)["changed"]
+    assert sorted(path.name for path in package.iterdir()) == ["kept.py", "notes.txt", "sub.py"]
+    assert not files.apply(wanted)["changed"]
 
 
 @pytest.mark.parametrize("state", ["file", "link"])

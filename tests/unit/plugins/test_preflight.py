@@ -120,6 +120,11 @@ def test_an_empty_setting_is_refused(name: str, value: Any) -> None:
     assert {p.variable for p in everything(on_all(name, value))} == {name}
 
 
+def test_a_setting_is_one_of_its_choices() -> None:
+    said = {f"{p.variable}: {p.message}" for p in everything(on_all("webstack_cache_engine", "memcached"))}
+    assert said == {"webstack_cache_engine: must be one of ring, redis_cluster, single, not the text 'memcached'"}
+
+
 def test_a_secret_is_asked_for_where_it_is_used_only() -> None:
     values = good()
     for own in values.values():

@@ -33,12 +33,11 @@ def test_three_hosts_in_full() -> None:
     hosts = names(3)
     shards = shard_layout(hosts, variables(hosts))
     assert shards[0] == {
-        "name": "s1",
+        "name": "redis1",
         "weight": 1,
-        "port": 6379,
         "nodes": [
             {"name": "redis1", "address": "192.0.2.1", "port": 6379},
-            {"name": "redis2", "address": "192.0.2.2", "port": 6379},
+            {"name": "redis2", "address": "192.0.2.2", "port": 6380},
         ],
     }
     assert [[node["name"] for node in shard["nodes"]] for shard in shards] == [
@@ -46,13 +45,21 @@ def test_three_hosts_in_full() -> None:
         ["redis2", "redis3"],
         ["redis3", "redis1"],
     ]
-    assert [shard["port"] for shard in shards] == [6379, 6380, 6381]
 
 
 def test_one_host_has_no_replica() -> None:
     shards = shard_layout(["redis1"], variables(["redis1"]), 7000)
-    assert [node["name"] for node in shards[0]["nodes"]] == ["redis1"]
-    assert shards[0]["port"] == 7000
+    assert shards[0]["nodes"] == [{"name": "redis1", "address": "192.0.2.1", "port": 7000}]
+
+
+def test_a_host_says_name_and_weight_of_its_shard() -> None:
+    hosts = names(2)
+    known = variables(hosts)
+    known["redis2"] |= {"redis_shard_name": "old-cache.example", "redis_shard_weight": "3"}
+    shards = shard_layout(hosts, known)
+    assert [(shard["name"], shard["weight"]) for shard in shards] == [("redis1", 1), ("old-cache.example", 3)]
+    # Where it lives is the host's, whatever the shard is called.
+    assert shards[1]["nodes"][0]["name"] == "redis2"
 
 
 def test_no_host_no_shard() -> None:
@@ -66,24 +73,25 @@ def test_replica_elsewhere_and_load_even(count: int, port: int) -> None:
     for shard in shards:
         first, second = shard["nodes"]
         assert first["name"] != second["name"]
-        assert first["port"] == second["port"] == shard["port"]
+        assert (first["port"], second["port"]) == (port, port + 1)
     used = [(node["address"], node["port"]) for shard in shards for node in shard["nodes"]]
     assert len(used) == len(set(used))
     assert set(Counter(address for address, _port in used).values()) == {2}
     assert len({shard["name"] for shard in shards}) == count
 
 
-@given(count=st.integers(2, 30))
-def test_a_new_host_at_the_end_keeps_names_ports_and_primaries(count: int) -> None:
+@given(count=st.integers(2, 30), gone=st.integers(0, 29))
+def test_a_host_that_goes_leaves_the_others_names_and_primaries(count: int, gone: int) -> None:
+    """Read backwards it is a host that comes, wherever in the group it is put."""
     hosts = names(count + 1)
-    before = shard_layout(hosts[:-1], variables(hosts))
-    after = shard_layout(hosts, variables(hosts))
-    for old, new in zip(before, after, strict=False):
-        assert (old["name"], old["port"], old["nodes"][0]) == (
-            new["name"],
-            new["port"],
-            new["nodes"][0],
-        )
+    lost = hosts[gone % len(hosts)]
+    before = {shard["name"]: shard for shard in shard_layout(hosts, variables(hosts))}
+    after = shard_layout([host for host in hosts if host != lost], variables(hosts))
+    assert [shard["name"] for shard in after] == [name for name in before if name != lost]
+    moved = [shard["name"] for shard in after if shard["nodes"] != before[shard["name"]]["nodes"]]
+    assert all(shard["nodes"][0] == before[shard["name"]]["nodes"][0] for shard in after)
+    # Only the shard whose replica was there has to find another place for it.
+    assert moved == [name for name in moved if before[name]["nodes"][1]["name"] == lost]
 
 
 @pytest.mark.parametrize(
@@ -117,6 +125,17 @@ def test_a_new_host_at_the_end_keeps_names_ports_and_primaries(count: int) -> No
         (["redis1"], variables(["redis1"]), "six", "port must be an integer"),
         (["redis1"], variables(["redis1"]), True, "port must be an integer"),
         ("redis1", variables(["redis1"]), 6379, "a list of host names"),
+        (["redis1"], {"redis1": {"webstack_address": "a", "redis_shard_weight": 0}}, 1, "'redis1': redis_shard_weight"),
+        (["redis1"], {"redis1": {"webstack_address": "a", "redis_shard_weight": True}}, 1, "redis_shard_weight"),
+        (["redis1"], {"redis1": {"webstack_address": "a", "redis_shard_weight": "much"}}, 1, "redis_shard_weight"),
+        (["redis1"], {"redis1": {"webstack_address": "a", "redis_shard_name": "-x"}}, 1, "'redis1': redis_shard_name"),
+        (["redis1"], {"redis1": {"webstack_address": "a", "redis_shard_name": 7}}, 1, "redis_shard_name"),
+        (
+            ["redis1", "redis2"],
+            {"redis1": {"webstack_address": "a"}, "redis2": {"webstack_address": "b", "redis_shard_name": "redis1"}},
+            6379,
+            "hosts 'redis1' and 'redis2' have the same shard name: redis1",
+        ),
     ],
 )
 def test_layout_refuses(hosts: Any, hostvars: Any, port: Any, message: str) -> None:
@@ -188,31 +207,77 @@ def test_what_the_filters_give_has_no_problem(count: int) -> None:
     assert shard_layout_problems(shards, [], hosts[0]) == []
 
 
+def said(shards: Any, sentinels: Any, host: str = "redis1", **more: Any) -> str:
+    return "\n".join(shard_layout_problems(shards, sentinels, host, **more))
+
+
 def test_problems_are_named() -> None:
     shards, sentinels = a_site()
-    assert "redis9 (redis_shard_node_name) is neither" in shard_layout_problems(shards, sentinels, "redis9")[0]
-    assert "an odd number" in shard_layout_problems(shards, sentinels[:2], "redis1")[0]
-    assert "redis_shard_shards is empty" in shard_layout_problems([], sentinels, "redis1")[0]
-    assert "two sentinels have the name redis1" in str(shard_layout_problems(shards, [sentinels[0]] * 3, "redis1"))
+    assert said(shards, sentinels, "redis9").startswith("redis_shard_shards: redis9 (redis_shard_node_name) is neither")
+    assert said(shards, sentinels[:2]).startswith("redis_shard_sentinels: has 2: an odd number")
+    assert said([], sentinels).startswith("redis_shard_shards: is empty")
+    assert "two sentinels have the name redis1" in said(shards, [sentinels[0]] * 3)
+    assert said(shards, sentinels, max_memory="lots").startswith("redis_shard_max_memory: must be an amount")
 
     shards[0]["nodes"][1] = {"name": "redis1", "address": "192.0.2.1", "port": 7000}
-    found = shard_layout_problems(shards, sentinels, "redis1")
-    assert "two nodes of shard s1 have the name redis1" in found[0]
-    assert "two nodes of shard s1 have the address 192.0.2.1" in found[1]
+    assert "two nodes of shard redis1 have the name redis1" in said(shards, sentinels)
+    assert "two nodes of shard redis1 have the address 192.0.2.1" in said(shards, sentinels)
 
     shards, sentinels = a_site()
-    shards[1]["name"] = "s1"
-    assert "two shards named s1" in str(shard_layout_problems(shards, sentinels, "redis1"))
+    shards[1]["name"] = "redis1"
+    assert "two shards named redis1" in said(shards, sentinels)
     shards[1] = {**shards[1], "name": "a b", "nodes": []}
-    found = shard_layout_problems(shards, sentinels, "redis1")
-    assert "letters, digits" in str(found)
-    assert "has no node" in str(found)
+    assert "letters, digits" in said(shards, sentinels)
+    assert "has no node" in said(shards, sentinels)
 
     shards, sentinels = a_site()
     sentinels[0]["port"] = 6379
-    assert shard_layout_problems(shards, sentinels, "redis1") == [
-        "192.0.2.1:6379 is used twice in redis_shard_shards and redis_shard_sentinels"
-    ]
+    assert "192.0.2.1:6379 is used twice" in said(shards, sentinels)
+
+
+def test_one_host_cannot_pass_for_two() -> None:
+    """A replica or a sentinel of another name on the same machine dies with it."""
+    shards, sentinels = a_site()
+    sentinels[2]["address"] = "192.0.2.1"
+    assert "two sentinels have the address 192.0.2.1" in said(shards, sentinels)
+    shards, sentinels = a_site()
+    shards[0]["nodes"][1] = {**shards[0]["nodes"][1], "name": "alias"}
+    assert "address 192.0.2.2 stands for alias and for redis2" in said(shards, sentinels)
+    shards, sentinels = a_site()
+    sentinels[1]["address"] = "192.0.2.99"
+    assert "host redis2 stands for 192.0.2.2 and for 192.0.2.99" in said(shards, sentinels)
+
+
+def test_other_engines_have_no_sentinel_and_the_hosts_that_they_need() -> None:
+    hosts = names(3)
+    known = variables(hosts)
+    assert shard_layout(hosts, known, engine="redis_cluster") == shard_layout(hosts, known)
+    assert shard_layout(hosts, known, engine="single") == shard_layout(hosts, known)[:1]
+    for engine in ("redis_cluster", "single"):
+        assert sentinel_hosts({"redis": hosts}, known, engine=engine) == []
+        assert said(shard_layout(hosts, known, engine=engine), [], "redis3", engine=engine) == ""
+    with pytest.raises(AnsibleFilterError, match="redis_cluster needs 3 hosts in the group redis, there are 2"):
+        shard_layout(hosts[:2], known, engine="redis_cluster")
+    with pytest.raises(AnsibleFilterError, match="webstack_cache_engine must be one of"):
+        shard_layout(hosts, known, engine="memcached")
+    shards, sentinels = a_site()
+    assert "the engine redis_cluster has no Sentinel" in said(shards, sentinels, engine="redis_cluster")
+    assert "needs 3 hosts or more" in said(shard_layout(hosts[:2], known), [], engine="redis_cluster")
+    assert "needs 3 shards or more" in said(shards[:2], [], engine="redis_cluster")
+    assert "has 3 shards: the engine single has one" in said(shards, [], engine="single")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("1", 1), ("5b", 5), ("1k", 1000), ("1kb", 1024), ("256MB", 268435456), ("2g", 2 * 10**9)]
+)
+def test_amounts_of_memory(text: str, number: int) -> None:
+    assert ShardFilters().filters()["redis_bytes"](text) == number
+
+
+@pytest.mark.parametrize("text", ["", "0", "0mb", "1.5gb", "-1mb", "1tb", "lots", None])
+def test_amounts_that_are_none(text: Any) -> None:
+    with pytest.raises(AnsibleFilterError, match="amount of memory like 256mb"):
+        ShardFilters().filters()["redis_bytes"](text)
 
 
 def test_no_redis_no_sentinel() -> None:

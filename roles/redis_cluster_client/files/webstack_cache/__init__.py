@@ -8,23 +8,29 @@ CACHES = {"default": {"BACKEND": "webstack_cache.RingCache", "LOCATION": "/etc/w
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backend import RingCache
     from .cluster import ShardUnavailable
+    from .lock import Lock
+    from .server_cluster import ServerClusterCache
+    from .single import single_server
 
-__all__ = ["RingCache", "ShardUnavailable"]
+__all__ = ["Lock", "RingCache", "ServerClusterCache", "ShardUnavailable", "single_server"]
+
+_MODULES = {
+    "Lock": "lock",
+    "RingCache": "backend",
+    "ServerClusterCache": "server_cluster",
+    "ShardUnavailable": "cluster",
+    "single_server": "single",
+}
 
 
 def __getattr__(name: str) -> Any:
     # Late, so that the ring and the configuration can be used where Django or redis-py is not installed.
-    if name == "RingCache":
-        from .backend import RingCache
-
-        return RingCache
-    if name == "ShardUnavailable":
-        from .cluster import ShardUnavailable
-
-        return ShardUnavailable
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,78 +7,164 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 
 import redis
+
+from . import metrics
 
 logger = logging.getLogger("webstack_cache")
 
 ERRORS_TO_OPEN = 2
 PROBE_SECONDS = 0.25
+# How long a server that was away takes writes before it is read. Every process that found it away has probed it by
+# then, and has deleted there what it could not write before: two periods, since a probe may last one.
+QUARANTINE_SECONDS = 2 * PROBE_SECONDS
+# How long probes go on when nobody calls.
+IDLE_SECONDS = 10.0
+
+CLOSED, SETTLING, OPEN = range(3)
 
 
 class Breaker:
-    """Opens after two errors in a row; while it is open, one probe each 250 ms looks whether the shard is back.
+    """Stands before one server. Opens after two errors in a row, or when it is told to.
 
-    The call that finds a probe due starts it in a thread and is itself answered at once: a hung server costs
-    no request anything once the breaker is open. Without calls there are no probes.
+    While it is open, calls are answered at once, and a thread looks four times a second whether the server is back:
+    a hung server costs no request anything. The first look comes at once, so that a hiccup costs a few milliseconds;
+    only a server that was found away is put in quarantine, where it takes writes and is not read.
     """
 
-    def __init__(self, name: str, probe: Callable[[], object]) -> None:
+    def __init__(self, name: str, shard: str, state: int = CLOSED) -> None:
         self._name = name
-        self._probe = probe
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget everything. Also after a fork: a probe of the parent process never ends in the child."""
+        self._shard = shard
+        self._state = state
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._again = False
         self._errors = 0
-        self._opened = False
-        self._next_probe = 0.0
-        self._probing = threading.Lock()
+        self._wanted_until = 0.0
+        self._closed_at = 0.0
+
+    # For subclasses
+
+    def opened(self) -> None:
+        """Give up what must not be used any more."""
+
+    def recover(self) -> float | None:
+        """Look whether the server is back, or raise; return the seconds that reads shall wait, None for the usual."""
+        raise NotImplementedError
+
+    def unfinished(self) -> bool:
+        """Tell whether something is left that only a server that answers can take."""
+        return False
+
+    def settled(self) -> None:
+        """Take the server into use."""
+
+    def closed(self) -> None:
+        """Reads have begun, too."""
+
+    # For calls
 
     @property
     def is_open(self) -> bool:
-        return self._opened
+        return self._state == OPEN
 
-    def allows(self) -> bool:
-        """Tell whether the shard may be asked."""
-        if not self._opened:
+    def allows(self, write: bool) -> bool:
+        """Tell whether the server may be asked."""
+        if not self._state:
             return True
-        if time.monotonic() >= self._next_probe:
-            self._start_probe()
-        return False
+        self._wanted_until = time.monotonic() + IDLE_SECONDS
+        if self._thread is None:
+            self._start()
+        return write and self._state == SETTLING
 
     def succeeded(self) -> None:
-        # Counts need no lock: threads that race here all saw the shard answer, or all saw it fail.
+        # Counts need no lock: threads that race here all saw the server answer, or all saw it fail.
         self._errors = 0
 
     def failed(self, error: BaseException) -> None:
         self._errors += 1
-        if self._errors >= ERRORS_TO_OPEN and not self._opened:
-            self._next_probe = time.monotonic() + PROBE_SECONDS
-            self._opened = True
-            logger.warning("shard %s does not answer, its keys are misses from now on: %s", self._name, error)
+        if self._errors >= ERRORS_TO_OPEN and self._state != OPEN:
+            self.open(f"does not answer: {error}")
 
-    def _start_probe(self) -> None:
-        probing = self._probing
-        if not probing.acquire(blocking=False):
-            return
-        try:
-            threading.Thread(
-                target=self._run_probe, args=(probing,), name=f"webstack-cache-probe-{self._name}", daemon=True
-            ).start()
-        except RuntimeError:  # the interpreter is shutting down
-            probing.release()
-
-    def _run_probe(self, probing: threading.Lock) -> None:
-        try:
-            self._probe()
-        except (redis.RedisError, OSError) as exc:
-            logger.debug("shard %s still does not answer: %s", self._name, exc)
-        else:
+    def open(self, reason: str) -> None:
+        """Let nobody ask the server until it has been looked at, even if that is being done already."""
+        with self._lock:
+            before, self._state = self._state, OPEN
             self._errors = 0
-            self._opened = False
-            logger.warning("shard %s answers again", self._name)
-        finally:
-            self._next_probe = time.monotonic() + PROBE_SECONDS
-            probing.release()
+            self._again = True
+            self._wanted_until = time.monotonic() + IDLE_SECONDS
+            self.opened()
+        if before == CLOSED:
+            logger.warning("%s %s; it is not asked for now", self._name, reason)
+            metrics.observe(self._shard, "opened")
+        self._wake.set()
+        self._start()
+
+    def reset_after_fork(self) -> None:
+        """In a child, no thread probes, and locks may be held by threads that do not exist there."""
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._thread = None
+
+    # The thread
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None or self._state == CLOSED:
+                return
+            thread = threading.Thread(target=self._run, name=f"webstack-cache {self._name}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the interpreter is shutting down
+                return
+            self._thread = thread
+
+    def _run(self) -> None:
+        # Who opens again at once has not just had a hiccup.
+        away = time.monotonic() - self._closed_at < 2 * QUARANTINE_SECONDS
+        problem = ""
+        while True:
+            self._wake.clear()
+            with self._lock:
+                self._again = False
+            started = time.monotonic()
+            try:
+                pause = self.recover()
+            except (redis.RedisError, OSError) as exc:
+                away = True
+                if str(exc) != problem:
+                    problem = str(exc)
+                    logger.info("%s is not back: %s", self._name, problem)
+                if self._is_idle():
+                    return
+                self._wake.wait(max(0.0, started + PROBE_SECONDS - time.monotonic()))
+                continue
+            with self._lock:
+                if self._again:
+                    continue
+                self.settled()
+                self._state = SETTLING
+            if pause is None:
+                pause = QUARANTINE_SECONDS if away else 0.0
+            self._wake.wait(pause)
+            with self._lock:
+                if self._again or self.unfinished():
+                    self._state = OPEN
+                    continue
+                self._state = CLOSED
+                self._closed_at = time.monotonic()
+                self._thread = None
+            logger.warning("%s is asked again", self._name)
+            metrics.observe(self._shard, "closed")
+            self.closed()
+            return
+
+    def _is_idle(self) -> bool:
+        """Tell whether the thread may end: the next call starts it again."""
+        with self._lock:
+            if self._again or self.unfinished() or time.monotonic() < self._wanted_until:
+                return False
+            self._thread = None
+            return True

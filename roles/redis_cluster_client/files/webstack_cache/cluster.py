@@ -1,200 +1,317 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The shards as one process sees them: connections, fail-over, breakers. Knows Redis, not Django."""
+"""The shards as one process sees them, and the file that says which there are. Knows Redis, not Django."""
 
 from __future__ import annotations
 
+import atexit
+import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-from redis.sentinel import MasterNotFoundError, Sentinel
 
-from .breaker import Breaker
-from .configuration import Address, Configuration, load
+from . import metrics
+from .configuration import Access, Address, Configuration, ConfigurationError, Layout, load
+from .connections import UNREACHABLE, Command, Connector, Pool, is_refusal, pack
+from .ring import Ring
+from .sentinels import LEASE_SECONDS, Sentinels
+from .shard import Shard, ShardUnavailable
 
-TIMEOUT_SECONDS = 0.25
-# How long a sentinel that did not answer is passed over.
-SILENT_SENTINEL_SECONDS = 1.0
+__all__ = [
+    "Cluster",
+    "Command",
+    "Moving",
+    "Shard",
+    "ShardUnavailable",
+    "is_refusal",
+    "shared_cluster",
+]
 
-Command = tuple[Any, ...]
+logger = logging.getLogger("webstack_cache")
 
-UNREACHABLE = (redis.ConnectionError, redis.TimeoutError)
-# Replies of a server that is there but cannot serve now. Any other error reply is a fault of the caller
-# or of the configuration, and is raised.
-_REFUSALS = ("OOM ", "READONLY ", "MASTERDOWN ", "NOREPLICAS ", "LOADING ")
-
-
-class ShardUnavailable(redis.ConnectionError):
-    """A shard did not answer, and the caller asked to be told (`ignore_errors: False`)."""
-
-
-def is_refusal(error: redis.ResponseError) -> bool:
-    """Tell whether a server said that it cannot serve at the moment."""
-    # redis-py cuts the code off the text of those errors that have a class of their own.
-    return isinstance(error, (redis.OutOfMemoryError, redis.ReadOnlyError)) or str(error).startswith(_REFUSALS)
+# Every call that begins that long after the file was written uses it.
+LOOK_SECONDS = 1.0
+# How long a process that ends waits for shards that have to forget something, the time of a fail-over.
+SETTLE_SECONDS = 2.5
 
 
-def is_worth_repeating(error: BaseException) -> bool:
-    """Tell whether a second attempt may help: after a broken connection yes, after silence never.
+class Moving(Exception):
+    """The key changes its owner in the change of the ring that is under way: it is on no shard for now."""
 
-    A server that let 250 ms pass would only cost the request another 250 ms.
-    """
-    return isinstance(error, redis.ConnectionError) and not isinstance(error, MasterNotFoundError)
-
-
-class _Discovery(Sentinel):
-    """Asks the sentinels for the master of one shard.
-
-    redis-py's own asks for the state of all shards each time, waits for every silent sentinel again and
-    again, and swaps list entries without a lock, which under threads can lose a sentinel.
-    """
-
-    def __init__(self, addresses: Sequence[Address], options: Mapping[str, Any]) -> None:
-        super().__init__([(each.host, each.port) for each in addresses], sentinel_kwargs=dict(options))
-        self._silent_until = [0.0] * len(addresses)
-        self._preferred = 0
-
-    def discover_master(self, service_name: str) -> tuple[str, int]:
-        errors = []
-        count = len(self.sentinels)
-        first = self._preferred
-        for index in ((first + offset) % count for offset in range(count)):
-            if time.monotonic() < self._silent_until[index]:
-                continue
-            try:
-                state: Any = self.sentinels[index].sentinel_master(service_name)
-            except UNREACHABLE as exc:
-                self._silent_until[index] = time.monotonic() + SILENT_SENTINEL_SECONDS
-                errors.append(str(exc))
-                continue
-            except redis.ResponseError as exc:  # this one does not know the shard
-                errors.append(str(exc))
-                continue
-            if self.check_master_state(state, service_name):
-                self._preferred = index
-                return state["ip"], state["port"]
-        raise MasterNotFoundError(f"no sentinel knows a master of {service_name} ({'; '.join(errors) or 'all down'})")
-
-
-class Shard:
-    """One shard: a client of its current master, and a breaker."""
-
-    def __init__(self, name: str, client: redis.Redis) -> None:
-        self.name = name
-        self.client = client
-        self.breaker = Breaker(name, client.ping)
+    def __init__(self, key: str | bytes, shards: tuple[Shard, Shard]) -> None:
+        super().__init__(f"{key!r} moves from {shards[0].name} to {shards[1].name}")
+        self.shards = shards
 
 
 class Cluster:
-    """All shards of one configuration. One per process, shared by its threads, usable after a fork."""
+    """All shards of one site. One per process, shared by its threads, usable after a fork."""
 
-    def __init__(self, configuration: Configuration, **options: Any) -> None:
-        self.ring = configuration.ring
-        connection: dict[str, Any] = {
-            "socket_timeout": TIMEOUT_SECONDS,
-            "socket_connect_timeout": TIMEOUT_SECONDS,
-            "socket_keepalive": True,
-            "protocol": 2,
-            "username": configuration.username,
-            "password": configuration.password,
-            **options,
-            # Repeating is decided here, where it is known which operations may run twice.
-            "retry": Retry(NoBackoff(), 0),
-        }
-        discovery = None
-        if configuration.sentinels:
-            discovery = _Discovery(
-                configuration.sentinels, {key: value for key, value in connection.items() if key != "db"}
-            )
+    def __init__(self, path: str | Path, prefer_replica: bool = False, **options: Any) -> None:
+        """Read the file; ConfigurationError says what is wrong with it.
+
+        With `prefer_replica`, reads go to a replica while one follows its master: they survive the loss of the
+        master without a miss, and may return a value that was just replaced. Further options are redis-py's for
+        its connections.
+        """
+        self._path = Path(path)
+        self._prefer_replica = prefer_replica
+        self._options = options
+        self._lock = threading.Lock()
+        self._look_at = 0.0
+        self._access: Access | None = None
+        self._addresses: tuple[Address, ...] = ()
+        self._connector: Connector
+        self._sentinels: Sentinels | None = None
         self.shards: dict[str, Shard] = {}
+        """Shards of the ring, and while it is changed those of both rings."""
+        self._findable: dict[str, Shard] = {}
+        """These, and the ones that the last change took away: a call that began before it ends with them."""
+        self._seen = self._signature()
+        self._apply(load(self._path))
+
+    # The file
+
+    def refresh(self) -> None:
+        """See to it that file and masters are the ones of this moment. To be called before each operation."""
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look(now)
+        sentinels = self._sentinels
+        if sentinels is not None and now - sentinels.heard > LEASE_SECONDS:
+            sentinels.lease(now)
+
+    def _look(self, now: float) -> None:
+        if not self._lock.acquire(blocking=False):
+            return  # another thread is at it
+        try:
+            self._look_at = now + LOOK_SECONDS
+            seen = self._signature()
+            if seen != self._seen:
+                # Also where it is wrong: one complaint about each version is enough.
+                self._seen = seen
+                self._apply(load(self._path))
+                logger.info("%s changed, the ring is %s now", self._path, self.ring.fingerprint)
+            if self._sentinels:
+                self._sentinels.wanted(now)
+        except ConfigurationError as exc:
+            logger.error("%s; the ring stays as it is", exc)
+        finally:
+            self._lock.release()
+
+    def _signature(self) -> list[tuple[int, ...]]:
+        """Return what changes when a file is written: the configuration's own, and that of the authority."""
+        signature: list[tuple[int, ...]] = []
+        for path in (self._path, self._access and self._access.ca):
+            if path:
+                try:
+                    status = os.stat(path)
+                    signature.append((status.st_ino, status.st_mtime_ns, status.st_size))
+                except OSError:
+                    signature.append(())
+        return signature
+
+    def _apply(self, configuration: Configuration) -> None:
+        """Use what the file says. Shards that it had before keep what they know."""
+        connector, sentinels = self._connect(configuration)
+        shards: dict[str, Shard] = {}
         for name, servers in configuration.shards.items():
-            if discovery:
-                client = discovery.master_for(name, **connection)
+            shard = self.shards.get(name)
+            if shard is None:
+                shard = Shard(name, servers, connector, sentinels, self._prefer_replica)
             else:
-                client = redis.Redis(servers[0].host, servers[0].port, **connection)
-            self.shards[name] = Shard(name, client)
+                shard.change(servers, connector, sentinels)
+            shards[name] = shard
+        gone = [shard for name, shard in self.shards.items() if name not in shards]
+        following = configuration.next
+        self._findable = {**self.shards, **shards}
+        self._current: Layout = configuration.current
+        self._next: Ring | None = following.ring if following else None
+        self.shards = shards
+        for shard in gone:
+            shard.close()
+
+    def _connect(self, configuration: Configuration) -> tuple[Connector, Sentinels | None]:
+        if configuration.access != self._access:
+            self._access = configuration.access
+            self._connector = Connector(configuration.access, self._options)
+            self._addresses = ()
+            self._seen = self._signature()
+        if configuration.sentinels != self._addresses:
+            if self._sentinels:
+                self._sentinels.close()
+            self._addresses = configuration.sentinels
+            self._sentinels = (
+                Sentinels(configuration.sentinels, self._connector, self._masters, self._doubt)
+                if configuration.sentinels
+                else None
+            )
+        return self._connector, self._sentinels
+
+    def _masters(self) -> dict[str, Address]:
+        return {name: shard.master.address for name, shard in self.shards.items() if shard.master.address}
+
+    def _doubt(self, name: str, reason: str) -> None:
+        # The sentinels know shards that this process does not use.
+        shard = self.shards.get(name)
+        if shard and shard.master.address:
+            shard.doubt(reason)
+
+    # The ring
+
+    @property
+    def ring(self) -> Ring:
+        """The ring that is in use; while it is changed, the one that was."""
+        return self._current.ring
 
     def shard_of(self, key: str | bytes) -> Shard:
-        return self.shards[self.ring.locate(key)]
+        """Return the shard that owns the key; raise Moving while the key changes its owner."""
+        name = self._current.ring.locate(key)
+        following = self._next
+        if following is not None and (later := following.locate(key)) != name:
+            raise Moving(key, (self._findable[name], self._findable[later]))
+        return self._findable[name]
 
-    def reset_after_fork(self) -> None:
-        # The connection pools of redis-py notice a fork themselves.
-        for shard in self.shards.values():
-            shard.breaker.reset()
+    def forget(self, keys: Iterable[str]) -> None:
+        """Delete keys that change their owner from both of their shards."""
+        owned: dict[str, list[str]] = {}
+        following = self._next
+        for key in keys:
+            names = {self._current.ring.locate(key)}
+            if following is not None:
+                names.add(following.locate(key))
+            for name in names:
+                owned.setdefault(name, []).append(key)
+        self.exchange({name: [("UNLINK", *group)] for name, group in owned.items()}, owned)
+
+    # Many shards at once
 
     def exchange(
-        self, batches: Mapping[str, Sequence[Command]]
+        self, batches: Mapping[str, Sequence[Command]], forget: Mapping[str, Sequence[str]] | None = None
     ) -> tuple[dict[str, list[Any]], dict[str, BaseException | None]]:
         """Send each shard its commands, to all of them first, then read from all.
+
+        `forget` makes it a write: it says, by shard, which keys are forgotten where the write is lost (see
+        Shard.dropped: without keys all of them).
 
         Every command must be one that may run twice. Returns the replies of the shards that answered (an
         error reply stands in its place in the list), and the other shards, each with its error, or with
         None where the breaker was open.
         """
+        shards = self._findable
         replies: dict[str, list[Any]] = {}
         failures: dict[str, BaseException | None] = {}
-        self._exchange_once(batches, replies, failures)
-        again = {name: batches[name] for name, exc in failures.items() if exc and is_worth_repeating(exc)}
+        again = _Round(shards, forget is not None).run(batches, replies, failures)
         if again:
-            for name in again:
-                del failures[name]
-            self._exchange_once(again, replies, failures)
+            _Round(shards, forget is not None, last=True).run(
+                {name: batches[name] for name in again}, replies, failures
+            )
         for name, error in failures.items():
             if error:
-                self.shards[name].breaker.failed(error)
-        for name in replies:
-            self.shards[name].breaker.succeeded()
+                shards[name].failed(error)
+            if forget is not None:
+                shards[name].dropped(*forget[name])
+        if forget is not None:
+            for name, results in replies.items():
+                refusal = next((reply for reply in results if isinstance(reply, redis.ResponseError)), None)
+                if refusal is None:
+                    shards[name].wrote(*forget[name])
+                elif is_refusal(refusal):
+                    shards[name].lost(forget[name], refusal)
         return replies, failures
 
-    def _exchange_once(
+    # A process and its children
+
+    def reset_after_fork(self) -> None:
+        # Another thread of the parent may have held the lock; it does not exist here.
+        self._lock = threading.Lock()
+        if self._sentinels:
+            self._sentinels.reset_after_fork()
+        for shard in self.shards.values():
+            shard.reset_after_fork()
+
+    def settle(self) -> None:
+        """Forget what has to be forgotten, as far as that is possible in short time: the process ends."""
+        owing = [shard for shard in self.shards.values() if shard.master.debt]
+        if owing:
+            until = time.monotonic() + SETTLE_SECONDS
+            if left := [shard.name for shard in owing if not shard.settle(until)]:
+                logger.error("%s may return with old values: writes to them were lost", ", ".join(left))
+
+
+class _Round:
+    """One exchange with several shards."""
+
+    def __init__(self, shards: Mapping[str, Shard], write: bool, last: bool = False) -> None:
+        self._shards = shards
+        self._write = write
+        self._last = last
+
+    def run(
         self,
         batches: Mapping[str, Sequence[Command]],
         replies: dict[str, list[Any]],
         failures: dict[str, BaseException | None],
-    ) -> None:
-        sent: list[tuple[Shard, Any, int]] = []
+    ) -> list[str]:
+        """Note the replies, and the errors of the others; return those of them that are worth another try."""
+        again: list[str] = []
+        sent: list[tuple[str, Pool, Any, int]] = []
+        silent = False
+        started = metrics.clock() if metrics.listeners else 0.0
+
+        def failed(name: str, pool: Pool, error: BaseException) -> None:
+            failures[name] = error
+            if self._shards[name].may_try_again(pool, error, not self._last):
+                again.append(name)
+
         try:
             for name, commands in batches.items():
-                shard = self.shards[name]
-                if not shard.breaker.allows():
+                pool = self._shards[name].route(self._write)
+                if pool is None:
                     failures[name] = None
                     continue
                 try:
-                    connection = shard.client.connection_pool.get_connection()
-                    # From here on the connection is given back below, whatever happens.
-                    sent.append((shard, connection, len(commands)))
-                    connection.send_packed_command(connection.pack_commands(commands))
+                    connection = pool.get_connection()
                 except UNREACHABLE as exc:
-                    failures[name] = exc
-            patience = True
+                    failed(name, pool, exc)
+                    continue
+                # From here on the connection is given back below, whatever happens.
+                sent.append((name, pool, connection, len(commands)))
+                try:
+                    connection.send_packed_command((pack(commands),), check_health=False)
+                except UNREACHABLE as exc:
+                    sent.pop()
+                    failed(name, pool, exc)
             while sent:
-                shard, connection, count = sent[-1]
-                if shard.name not in failures:
-                    try:
-                        # The servers work at the same time: who is silent when another one's time is up
-                        # has had its 250 ms, too.
-                        if not patience and not connection.can_read(0):
-                            raise redis.TimeoutError("Timeout reading from socket")
-                        replies[shard.name] = [_read(connection) for _ in range(count)]
-                    except UNREACHABLE as exc:
-                        failures[shard.name] = exc
-                        patience = patience and not isinstance(exc, redis.TimeoutError)
-                sent.pop()
-                if shard.name in failures:
+                name, pool, connection, count = sent[-1]
+                try:
+                    # The servers work at the same time: who is silent when another one's time is up has had
+                    # its 250 ms, too.
+                    if silent and not connection.can_read(0):
+                        raise redis.TimeoutError("Timeout reading from socket")
+                    replies[name] = [_read(connection) for _ in range(count)]
+                except UNREACHABLE as exc:
+                    silent = silent or isinstance(exc, redis.TimeoutError)
+                    sent.pop()
                     connection.disconnect()
-                shard.client.connection_pool.release(connection)
+                    failed(name, pool, exc)
+                else:
+                    sent.pop()
+                    pool.release(connection)
+                    failures.pop(name, None)
+                    self._shards[name].succeeded()
+                    if metrics.listeners:
+                        metrics.observe(name, "call", metrics.clock() - started)
         finally:
             # Only after an exception that is none of ours: replies that nobody read must not meet the
             # next command on the same connection.
-            for shard, connection, _ in sent:
+            for _, _, connection, _ in sent:
                 connection.disconnect()
-                shard.client.connection_pool.release(connection)
+        return again
 
 
 def _read(connection: Any) -> Any:
@@ -211,6 +328,7 @@ class _Clusters:
         self._made: dict[tuple[str, str], Cluster] = {}
         self._lock = threading.Lock()
         os.register_at_fork(after_in_child=self._after_fork)
+        atexit.register(self._settle)
 
     def get(self, path: str, options: Mapping[str, Any]) -> Cluster:
         identity = (path, repr(sorted(options.items())))
@@ -219,14 +337,17 @@ class _Clusters:
             with self._lock:
                 cluster = self._made.get(identity)
                 if cluster is None:
-                    cluster = self._made[identity] = Cluster(load(path), **options)
+                    cluster = self._made[identity] = Cluster(path, **options)
         return cluster
 
     def _after_fork(self) -> None:
-        # Another thread of the parent may have held the lock; it does not exist here.
         self._lock = threading.Lock()
         for cluster in self._made.values():
             cluster.reset_after_fork()
+
+    def _settle(self) -> None:
+        for cluster in self._made.values():
+            cluster.settle()
 
 
 _clusters = _Clusters()

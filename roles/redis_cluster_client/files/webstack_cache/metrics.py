@@ -22,7 +22,7 @@ logger = logging.getLogger("webstack_cache")
 Event = Literal[
     "hit",  # keys that a read found
     "miss",  # keys that a read did not find, or did not look for since the shard was out
-    "set",  # values stored, by set, add, touch or incr
+    "set",  # values stored, by set, add or incr
     "delete",  # keys deleted
     "call",  # one exchange with the shard that it answered; the one with seconds
     "error",  # one exchange that it did not answer

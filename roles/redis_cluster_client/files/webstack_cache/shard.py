@@ -1,0 +1,408 @@
+# Copyright: (c) 2026, webstack.ha contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""One shard: its master, perhaps a replica for reads, and what has to be forgotten there."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import Any
+
+import redis
+
+from . import metrics
+from .breaker import CLOSED, OPEN, Breaker
+from .configuration import Address
+from .connections import UNREACHABLE, Connector, Pool, ask, is_refusal, is_worth_repeating, pack
+from .sentinels import Sentinels
+
+# Keys of lost writes that a process remembers for each shard; beyond that it empties the shard.
+KEYS_TO_REMEMBER = 10_000
+# A new master may lack what the old one took last, since replication is asynchronous. Keys written that shortly before
+# the change, or before the old one answered for the last time, are deleted there.
+LATELY_SECONDS = 2.0
+LAG_SECONDS = 0.5
+CALLS_TO_REMEMBER = 4096
+# How long reads wait after a change of the master, for every process to hear of it and to delete its part.
+CHANGE_SECONDS = 0.2
+# How long a replica is read on after it lost its master, or became the master itself, before a sentinel says so.
+ORPHAN_SECONDS = 10.0
+
+_DELETE_AT_ONCE = 1000
+
+
+class ShardUnavailable(redis.ConnectionError):
+    """A shard did not answer, and the caller asked to be told (`ignore_errors: False`)."""
+
+
+class Debt:
+    """Keys that have to be deleted on a shard before it may be read."""
+
+    def __init__(self) -> None:
+        self._keys: set[Any] = set()
+        self._all = False
+        self._in_payment: tuple[set[Any], bool] = (set(), False)
+        self._lock = threading.Lock()
+
+    def __bool__(self) -> bool:
+        return self._all or bool(self._keys)
+
+    def reset_after_fork(self) -> None:
+        # A child owes what its parent owes, and what that is paying just now: it must not read before either has.
+        self._lock = threading.Lock()
+        self.add(*self._in_payment)
+
+    def add(self, keys: Iterable[Any], everything: bool = False) -> None:
+        with self._lock:
+            self._keys.update(keys)
+            if everything or len(self._keys) > KEYS_TO_REMEMBER:
+                self._all = True
+            if self._all:
+                self._keys = set()
+
+    def remit(self) -> None:
+        """Owe nothing any more."""
+        with self._lock:
+            self._keys, self._all = set(), False
+
+    def pay(self, pool: Pool) -> None:
+        """Delete the keys; what could not be deleted is owed still."""
+        with self._lock:
+            self._in_payment = keys, everything = self._keys, self._all
+            self._keys, self._all = set(), False
+        left = list(keys)
+        try:
+            if everything:
+                ask(pool, ("FLUSHDB", "ASYNC"))
+                everything = False
+            while left:
+                ask(pool, ("UNLINK", *left[:_DELETE_AT_ONCE]))
+                del left[:_DELETE_AT_ONCE]
+        finally:
+            if left or everything:
+                self.add(left, everything)
+            self._in_payment = (set(), False)
+
+
+class Server(Breaker):
+    """A server of a shard that is in use, the pool of connections to it, and the breaker before it."""
+
+    def __init__(self, name: str, shard: Shard, state: int = CLOSED) -> None:
+        super().__init__(name, shard.name, state)
+        self.shard = shard
+        self.address: Address | None = None
+        """Where it was found last."""
+
+    def find(self) -> Address:
+        raise NotImplementedError
+
+    @cached_property
+    def pool(self) -> Pool:
+        return Pool(self.shard.connector, self.find)
+
+    @property
+    def has_pool(self) -> bool:
+        return "pool" in self.__dict__
+
+    def opened(self) -> None:
+        # Not only the idle connections: a thread may be about to take one.
+        self.pool.block()
+
+    def settled(self) -> None:
+        if self.address:
+            # No connection from before, even to the same server: after an outage they may be half dead.
+            self.pool.move(self.address)
+
+
+class Master(Server):
+    """The server that takes the writes, whichever that is now."""
+
+    def __init__(self, shard: Shard) -> None:
+        super().__init__(f"shard {shard.name}", shard)
+        self.debt = Debt()
+        self.lately: deque[tuple[float, Sequence[Any]]] = deque(maxlen=CALLS_TO_REMEMBER)
+        self._answered = 0.0
+        self._pause: float | None = None
+
+    def find(self) -> Address:
+        sentinels = self.shard.sentinels
+        self.address = sentinels.master_of(self.shard.name) if sentinels else self.shard.servers[0]
+        return self.address
+
+    def recover(self) -> float | None:
+        """Find the master, and delete on it whatever this process failed to write."""
+        before = self.address
+        address = self.find()
+        if before is not None and before != address:
+            self._pause = CHANGE_SECONDS
+            self._owe_what_was_written_lately()
+        with Pool.to(address, self.shard.connector) as pool:
+            _, role = ask(pool, ("PING",), ("ROLE",))
+            if role[0] != b"master":
+                raise redis.ConnectionError(f"{address} is no master")
+            self.debt.pay(pool)
+        return self._pause
+
+    def succeeded(self) -> None:
+        super().succeeded()
+        self._answered = time.monotonic()
+
+    def _owe_what_was_written_lately(self) -> None:
+        since = min(time.monotonic() - LATELY_SECONDS, self._answered - LAG_SECONDS)
+        for moment, keys in list(self.lately):
+            if moment >= since:
+                self.debt.add(keys, not keys)
+
+    def unfinished(self) -> bool:
+        return bool(self.debt)
+
+    def closed(self) -> None:
+        self._pause = None
+        replica = self.shard.replica
+        if replica and replica.address == self.address:
+            replica.open("is the master now")
+
+
+class Replica(Server):
+    """The server of a shard that is not its master, for reads that may be a little old."""
+
+    def __init__(self, shard: Shard) -> None:
+        # Not before it was looked at: only a server that follows a master is read.
+        super().__init__(f"the replica of {shard.name}", shard, OPEN)
+        self._follows = False
+        self._followed_until = 0.0
+
+    def open(self, reason: str) -> None:
+        if self._state == CLOSED and self._follows:
+            self._followed_until = time.monotonic()
+        super().open(reason)
+
+    def find(self) -> Address:
+        problem = "there is none"
+        for address in self.shard.servers:
+            if address == self.shard.master.address:
+                continue
+            try:
+                with Pool.to(address, self.shard.connector) as pool:
+                    ((role, *state),) = ask(pool, ("ROLE",))
+            except redis.RedisError as exc:
+                problem = str(exc)
+                continue
+            # One that was master and does not know better has old values only. Not so the one that was read until
+            # now: its master died, or it was promoted this moment, which ends every connection to it.
+            self._follows = role == b"slave" and state[2] == b"connected"
+            if self._follows or (address == self.address and time.monotonic() < self._followed_until + ORPHAN_SECONDS):
+                return address
+            problem = f"{address} follows no master"
+        raise redis.ConnectionError(problem)
+
+    def recover(self) -> float | None:
+        self.address = self.find()
+        return 0.0
+
+
+class Shard:
+    """One shard as this process sees it. Making one is cheap; its connections come with the first call."""
+
+    def __init__(
+        self,
+        name: str,
+        servers: tuple[Address, ...],
+        connector: Connector,
+        sentinels: Sentinels | None,
+        prefer_replica: bool = False,
+    ) -> None:
+        self.name = name
+        self.servers = servers
+        self.connector = connector
+        self.sentinels = sentinels
+        self.master = Master(self)
+        self.replica = Replica(self) if prefer_replica else None
+        self._closed = False
+
+    @cached_property
+    def client(self) -> redis.Redis:
+        """redis-py's client of the master."""
+        return redis.Redis(connection_pool=self.master.pool)
+
+    @property
+    def reader(self) -> redis.Redis:
+        """redis-py's client of the server that reads go to now."""
+        if self.replica and self.replica.allows(False):
+            return redis.Redis(connection_pool=self.replica.pool)
+        return self.client
+
+    def change(self, servers: tuple[Address, ...], connector: Connector, sentinels: Sentinels | None) -> None:
+        """Take other servers or another way to reach them. What is owed to the shard stays owed."""
+        self.servers, self.sentinels = servers, sentinels
+        moved = self.master.address not in {None, *servers}
+        if connector is not self.connector:
+            self.connector = connector
+            for server in self._servers_in_use():
+                server.pool.connector = connector
+            moved = self.master.address is not None
+        if moved:
+            self.doubt("is reached in another way now")
+        if self.replica and self.replica.address not in {None, *servers}:
+            self.replica.open("is another server now")
+
+    def close(self) -> None:
+        """Give up connections and debt: the shard is no part of the ring any more. It returns empty, if ever."""
+        self._closed = True
+        self.master.debt.remit()
+        self._drop_idle()
+
+    def _drop_idle(self) -> None:
+        for server in self._servers_in_use():
+            server.pool.drop_idle()
+
+    def reset_after_fork(self) -> None:
+        self.master.debt.reset_after_fork()
+        self.master.reset_after_fork()
+        if self.replica:
+            self.replica.reset_after_fork()
+        self._drop_idle()  # closes the child's copies, and tells the servers nothing
+
+    def _servers_in_use(self) -> list[Server]:
+        return [server for server in (self.master, self.replica) if server and server.has_pool]
+
+    # What the calls tell
+
+    def succeeded(self) -> None:
+        """Say that it answered."""
+        self.master.succeeded()
+
+    def failed(self, error: BaseException) -> None:
+        """Say that it did not answer."""
+        metrics.observe(self.name, "error")
+        self.master.failed(error)
+
+    def wrote(self, *keys: Any) -> None:
+        """Say which keys it took: the last ones are forgotten if a replica takes over."""
+        self.master.lately.append((time.monotonic(), keys))
+
+    def dropped(self, *keys: Any) -> None:
+        """Say which keys' writes did not reach it, or nobody knows: they are forgotten before it is read again.
+
+        Without a key: all of them.
+        """
+        if self._closed:
+            return
+        self.master.debt.add(keys, not keys)
+        metrics.observe(self.name, "dropped", count=len(keys) or 1)
+        if not self.master.is_open:
+            self.master.open("lost a write")
+
+    def doubt(self, reason: str) -> None:
+        """Say that its master may be another one: nobody reads or writes before that is known."""
+        self.master.open(reason)
+
+    # Commands
+
+    def route(self, write: bool) -> Pool | None:
+        """Return where to send a command, None where nowhere. After an outage writes come before reads."""
+        replica = self.replica
+        if replica is None:
+            return self.master.pool if self.master.allows(write) else None
+        if not write and replica.allows(False):
+            return replica.pool
+        # Whoever prefers replicas puts up with old values: no quarantine.
+        return self.master.pool if self.master.allows(True) else None
+
+    def call(self, *command: Any, write: bool, repeat: bool = True, forget: str | None = None) -> Any:
+        """Send one command and return its reply as it comes (bytes, int, list or None).
+
+        `forget` names the key whose old value must not be seen again when the write is lost. Without it nothing
+        is forgotten: what add() and a lock lose was no value, and the key may be somebody else's by then.
+
+        ShardUnavailable says that there was none; a reply that blames the caller is raised as it is. Everything
+        else is done here: the breaker, one repetition (unless the command may not run twice), a replica that
+        reads prefer and the way back to the master, and what a lost write leaves to be forgotten.
+        """
+        packed = pack((command,))
+        error: BaseException | None = None
+        started = metrics.clock() if metrics.listeners else 0.0
+        while (pool := self.route(write)) is not None:
+            try:
+                reply = _exchange(pool, packed, check=not repeat)
+            except (*UNREACHABLE, redis.ResponseError) as exc:
+                if not self.serves_not(exc):
+                    raise
+                error = exc
+                if self.may_try_again(pool, exc, repeat):
+                    repeat = repeat and pool is not self.master.pool
+                    continue
+                if isinstance(exc, UNREACHABLE):
+                    self.failed(exc)
+                break
+            if pool is self.master.pool:
+                self.master.succeeded()
+            if metrics.listeners:
+                metrics.observe(self.name, "call", metrics.clock() - started)
+            if forget is not None:
+                self.master.lately.append((time.monotonic(), (forget,)))
+            return reply
+        if forget is not None:
+            self.lost((forget,), error)
+        raise ShardUnavailable(f"shard {self.name} does not answer") from error
+
+    @staticmethod
+    def serves_not(error: BaseException) -> bool:
+        """Tell whether it is the server's fault, or that of the way to it."""
+        return isinstance(error, UNREACHABLE) or is_refusal(error)
+
+    def may_try_again(self, pool: Pool, error: BaseException, repeat: bool) -> bool:
+        """Tell whether a command that failed there may be sent again: to the master if this was the replica."""
+        if self.replica and pool is self.replica.pool:
+            self.replica.open(f"does not serve: {error}")
+            return True
+        pool.drop_idle()  # after a restart none of them works
+        return repeat and is_worth_repeating(error)
+
+    def lost(self, keys: Sequence[Any], error: BaseException | None = None) -> None:
+        """See to it that keys are forgotten whose write was refused, or did not arrive for all that is known."""
+        if isinstance(error, redis.OutOfMemoryError) and keys:
+            # A full server still deletes, and it has not failed: nobody need wait.
+            with contextlib.suppress(redis.RedisError):
+                ask(self.master.pool, ("UNLINK", *keys))
+                return
+        self.dropped(*keys)
+
+    def settle(self, until: float) -> bool:
+        """Try until then to forget what has to be: the process ends. Return whether nothing is left."""
+        while self.master.debt and time.monotonic() < until:
+            try:
+                self.master.recover()
+            except (redis.RedisError, OSError):
+                time.sleep(0.1)
+        return not self.master.debt
+
+
+def _exchange(pool: Pool, packed: bytes, check: bool) -> Any:
+    connection = pool.get_connection()
+    try:
+        # A command that may not run twice does not go into a connection that the server closed meanwhile.
+        if check and _is_closed(connection):
+            connection.disconnect()
+        connection.send_packed_command((packed,), check_health=False)
+        reply = connection.read_response()
+    except redis.ResponseError:
+        pool.release(connection)
+        raise
+    except BaseException:
+        connection.disconnect()
+        raise
+    pool.release(connection)
+    return reply
+
+
+def _is_closed(connection: Any) -> bool:
+    """Tell whether the server closed an idle connection. Nothing else is there to be read from it."""
+    try:
+        return bool(connection.can_read(0))
+    except UNREACHABLE:
+        return True

@@ -1,0 +1,118 @@
+"""Keys on one server of the cache: counted, looked at, and removed where the ring does not look for them.
+
+Used by redis-shard. A command is a function that sends words to a server and returns its reply; keys are strings whose
+bytes outside of UTF-8 are surrogates.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from hash_ring import Ring
+
+Command = Callable[..., Any]
+
+# Keys that the server looks at in one go, a fraction of a millisecond.
+BATCH = 500
+# Seconds in which reads are counted.
+WINDOW = 1.0
+
+
+def rings(orders: Sequence[Mapping[str, Any]]) -> list[Ring]:
+    """[{points, weights}] as rings."""
+    return [Ring(order["weights"], order["points"]) for order in orders]
+
+
+def gently(command: Command) -> Command:
+    """Leave the server at least as much time for others as a command took."""
+
+    def call(*words: str) -> Any:
+        started = time.monotonic()
+        reply = command(*words)
+        time.sleep(time.monotonic() - started)
+        return reply
+
+    return call
+
+
+def info(command: Command, section: str) -> dict[str, str]:
+    lines = [line.partition(":") for line in command("INFO", section).splitlines() if not line.startswith("#")]
+    return {name: value for name, colon, value in lines if colon}
+
+
+def batches(command: Command) -> Iterator[list[str]]:
+    """All keys of all databases, some at a time; the database of a batch stays selected until the next one."""
+    for database in info(command, "keyspace"):
+        command("SELECT", database.removeprefix("db"))
+        cursor = "0"
+        while True:
+            cursor, keys = command("SCAN", cursor, "COUNT", str(BATCH))
+            yield keys
+            if cursor == "0":
+                break
+
+
+def raw(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
+def sweep(command: Command, shard: str, under: Sequence[Ring], dry_run: bool = False) -> dict[str, int]:
+    """Remove the keys that are not this shard's under each of the rings."""
+    command = gently(command)
+    looked = removed = 0
+    for keys in batches(command):
+        strays = [key for key in keys if any(ring.locate(raw(key)) != shard for ring in under)]
+        looked += len(keys)
+        if strays:
+            removed += len(strays) if dry_run else command("UNLINK", *strays)
+    return {"looked": looked, "removed": removed}
+
+
+def census(command: Command, shard: str, old: Ring, new: Ring, limit: int = 20_000) -> dict[str, Any]:
+    """Count what a plan needs, with a look at `limit` keys: SCAN meets them in the order of a hash of its own."""
+    reads = _reads(command)
+    started = time.monotonic()
+    owners: Counter[str] = Counter()
+    looked = 0
+    for keys in batches(gently(command)):
+        looked += len(keys)
+        owners.update(new.locate(raw(key)) for key in keys if old.locate(raw(key)) == shard)
+        if looked >= limit:
+            break
+    time.sleep(max(0.0, started + WINDOW - time.monotonic()))
+    hits, misses = _reads(command)
+    elapsed = time.monotonic() - started
+    memory = {name: int(value) for name, value in info(command, "memory").items() if value.isdigit()}
+    count = sum(int(line.split(",")[0].removeprefix("keys=")) for line in info(command, "keyspace").values())
+    used = memory["used_memory"]
+    # What stays when no key is left.
+    fixed = sum(
+        memory.get(name, 0)
+        for name in (
+            "used_memory_startup",
+            "mem_clients_normal",
+            "mem_clients_slaves",
+            "mem_total_replication_buffers",
+        )
+    )
+    fixed = min(used, fixed) if count else used
+    return {
+        "keys": count,
+        "owners": dict(owners),
+        "strays": looked - owners.total(),
+        "memory": used,
+        "fixed": fixed,
+        "data": used - fixed,
+        "maxmemory": memory["maxmemory"],
+        "hits": hits,
+        "misses": misses,
+        "reads_per_second": (hits + misses - sum(reads)) / elapsed,
+    }
+
+
+def _reads(command: Command) -> tuple[int, int]:
+    stats = info(command, "stats")
+    return int(stats["keyspace_hits"]), int(stats["keyspace_misses"])

@@ -1,0 +1,15 @@
+"""Commands to the engine and on the hosts of a lab; one that fails fails the test, with what it said."""
+
+from __future__ import annotations
+
+import subprocess
+
+
+def docker(*arguments: str, text: str | None = None) -> str:
+    done = subprocess.run(["docker", *arguments], input=text, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"docker {' '.join(arguments)}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def on(host: str, *command: str, text: str | None = None) -> str:
+    return docker("exec", *(["--interactive"] if text is not None else []), host, *command, text=text)
