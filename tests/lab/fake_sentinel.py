@@ -12,7 +12,9 @@ class FakeSentinel:
     """Answers SENTINEL MASTER and GET-MASTER-ADDR-BY-NAME, and tells its listeners what it is told to tell."""
 
     def __init__(self, masters: dict[str, int]) -> None:
-        self.masters = {name: {"port": port, "flags": "master", "epoch": 1} for name, port in masters.items()}
+        self.masters = {
+            name: {"port": port, "flags": "master", "epoch": 1, "replicas": 1} for name, port in masters.items()
+        }
         self.questions = 0
         self._running = threading.Event()
         self._running.set()
@@ -98,6 +100,7 @@ class FakeSentinel:
                     "port": state["port"],
                     "flags": state["flags"],
                     "config-epoch": state["epoch"],
+                    "num-slaves": state["replicas"],
                 }
                 return _array(*[_bulk(str(word)) for pair in pairs.items() for word in pair])
             case ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name] if name in self.masters:

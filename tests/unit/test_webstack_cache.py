@@ -640,6 +640,15 @@ def test_no_master_is_used_while_a_replica_is_promoted(site: Site) -> None:
     assert cache.set_many({key: 1}) == [key]
 
 
+def test_a_master_without_a_replica_is_used_again_whatever_the_sentinels_try(site: Site) -> None:
+    """A vote that nobody wins marks it for seconds after it is back, and nobody can be promoted in its place."""
+    cache = site.cache()
+    key = keys_of(cache, "redis2")[0]
+    site.sentinels[2].masters["redis2"] |= {"flags": "master,failover_in_progress", "replicas": 0}
+    until_all_are_heard(cache)
+    assert cache.set_many({key: 1}) == []
+
+
 def test_a_demoted_master_is_left(site: Site) -> None:
     cache = site.cache()
     key = keys_of(cache, "redis2")[0]

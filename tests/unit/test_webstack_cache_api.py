@@ -356,6 +356,16 @@ def test_times_to_live(cache: Any) -> None:
 # Locks
 
 
+def test_a_value_is_gone_when_its_time_has_passed(cache: Any) -> None:
+    """In that very millisecond; Redis would show it until the next."""
+    cache.set("set", 1, timeout=1)
+    cache.add("add", 1, timeout=1)
+    cache.set_many({"many": 1}, timeout=1)
+    cache.set("touched", 1)
+    cache.touch("touched", timeout=1)
+    assert [cache.pttl(key) < 1000 for key in ("set", "add", "many", "touched")] == [True] * 4
+
+
 def test_a_lock_has_one_holder(shards: Shards) -> None:
     one, other = make(shards, KEY_PREFIX="p"), make(shards, KEY_PREFIX="p")
     with one.lock("job", timeout=10) as held:

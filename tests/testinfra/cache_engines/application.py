@@ -15,6 +15,7 @@ from django.conf import settings
 from webstack_cache import single_server
 
 ENTRIES = {
+    "ring": {"BACKEND": "webstack_cache.RingCache", "LOCATION": "/etc/webstack/cache.json"},
     "redis_cluster": {"BACKEND": "webstack_cache.ServerClusterCache", "LOCATION": "/etc/webstack/cache.json"},
     "single": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",

@@ -1,8 +1,9 @@
-"""The engines that a site can choose instead of the ring: what they serve, and what the loss of a host costs."""
+"""The engines that a site can choose beside Django's ring: what they serve, and what the loss of a host costs."""
 
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import subprocess
 import time
@@ -21,6 +22,14 @@ SINGLE = {
     "webstack_cache_engine": "single",
     "webstack_cache_server": "redis",
 }
+RING = {
+    "webstack_cache_engine": "ring",
+    "webstack_cache_server": "redis",
+    "webstack_cache_tls_enabled": False,
+    "redis_shard_default_user_enabled": True,
+    "redis_cluster_client_nutcracker_enabled": True,
+}
+PASSWORD = "only-for-this-lab-application"
 
 
 def on(name: str) -> testinfra.host.Host:
@@ -172,3 +181,70 @@ def test_one_server_through_djangos_own_backend() -> None:
     assert ["valkey" in each for each in running] == [False] * 3
     assert [len(each.splitlines()) for each in running] == [1, 1, 0]
     assert ":6379" in running[0]
+
+
+def through_nutcracker(*commands: str) -> list[str]:
+    """What a program that is not Django does on an application server, one command a line."""
+    done = subprocess.run(
+        ["docker", "exec", "-i", "-e", "REDISCLI_AUTH", HOSTS[0], "redis-cli", "-p", "22121", "--no-raw"],
+        input="\n".join(commands) + "\n",
+        env={**os.environ, "REDISCLI_AUTH": PASSWORD},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.splitlines()
+
+
+def test_nutcracker_is_refused_where_it_would_misplace_keys() -> None:
+    """Or could not serve at all; an engine without a ring has no picture either."""
+    result = play("cache_engines", **SINGLE, redis_cluster_client_nutcracker_enabled=True)
+    assert result.returncode != 0
+    assert "redis_cluster_client_nutcracker_enabled is true, but" in result.stdout + result.stderr
+    report = play("cache_engines", **SINGLE, book="playbooks/ring_report.yml")
+    assert report.returncode != 0
+    assert "The application servers do not use one ring" in " ".join((report.stdout + report.stderr).split())
+    assert "changed=0" in report.stdout
+
+
+def test_other_programs_find_what_django_wrote_through_nutcracker(tmp_path: pathlib.Path) -> None:
+    result = play("cache_engines", **RING, redis_shard_change_confirmed=True)
+    assert result.returncode == 0, result.stdout
+    rerun_changes_nothing(**RING)
+    application = Application("ring")
+    try:
+        serves(application)
+        numbers = {key: number for number, key in enumerate(KEYS)}
+        assert application("set_many", numbers) == []
+        assert through_nutcracker(*(f"GET :1:{key}" for key in KEYS)) == [f'"{number}"' for number in range(60)]
+        assert through_nutcracker(*(f"SET :1:{key} {number + 1000}" for key, number in numbers.items())) == ["OK"] * 60
+        assert application("get_many", KEYS) == {key: number + 1000 for key, number in numbers.items()}
+
+        # It follows a fail-over, which moves no key.
+        lost = HOSTS[1]
+        subprocess.run(["docker", "kill", lost], check=True, capture_output=True)
+        try:
+            sets = [f"SET :1:{key} {number + 2000}" for key, number in numbers.items()]
+            took = until(lambda: through_nutcracker(*sets) == ["OK"] * 60, 20, "nutcracker has the new master")
+            print(f"figure: nutcracker: host killed, all keys writable after {took:.1f} s")
+            assert application("get_many", KEYS) == {key: number + 2000 for key, number in numbers.items()}
+        finally:
+            subprocess.run(["docker", "start", lost], check=True, capture_output=True)
+    finally:
+        application.close()
+    until(lambda: '"problems": []' in on(lost).run("redis-shard status").stdout, 30, f"{lost} is back")
+    rerun_changes_nothing(**RING)
+
+    page = tmp_path / "ring"
+    report = play("cache_engines", **RING, book="playbooks/ring_report.yml", report=str(page))
+    assert report.returncode == 0, report.stdout
+    drawn = page.with_suffix(".html").read_text(encoding="utf-8")
+    assert all(name in drawn and name in report.stdout for name in HOSTS)
+    assert "<svg" in drawn
+
+    # Without it nothing of it is left.
+    without = {**RING, "redis_cluster_client_nutcracker_enabled": False, "redis_shard_default_user_enabled": False}
+    assert play("cache_engines", **without).returncode == 0
+    assert through_nutcracker("GET :1:key0") == []
+    assert not on(HOSTS[0]).file("/etc/systemd/system/webstack-nutcracker.service").exists
+    rerun_changes_nothing(**without)

@@ -76,6 +76,16 @@ def test_installed_copy_finds_nothing_to_change(tmp_path: pathlib.Path) -> None:
     assert not any(changes.values()), result.stdout[-6000:]
 
 
+def test_the_site_never_changes_the_ring_by_the_way() -> None:
+    """One server that changed its ring alone would read what the others have replaced elsewhere."""
+    result = playbook("playbooks/site.yml", "-e", "redis_shard_weight=3")
+    said = " ".join((result.stdout + result.stderr).split())
+    assert result.returncode != 0
+    assert "Nothing was changed. The ring of the inventory is not the one in use" in said
+    assert "webstack.ha.resize_cache shows what that means" in said
+    assert not any(recap(result.stdout).values()), result.stdout
+
+
 def test_no_secret_is_readable_by_everybody_or_in_a_process_list() -> None:
     secrets = yaml.safe_load((ROOT / "inventories/demo/group_vars/all/secrets.yml").read_text())
     for name in [name for names in TIERS.values() for name in names]:

@@ -30,7 +30,7 @@ _INCR = "if redis.call('EXISTS', KEYS[1]) == 0 then return false end return redi
 _SET_MANY = (
     "for i, key in ipairs(KEYS) do "
     "if ARGV[1] == '' then redis.call('SET', key, ARGV[i + 1]) "
-    "else redis.call('SET', key, ARGV[i + 1], 'EX', ARGV[1]) end end "
+    "else redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1]) end end "
     "return #KEYS"
 )
 # PERSIST alone says 0 of a key that has no end already.
@@ -107,7 +107,7 @@ class RingCacheClient(RedisCacheClient):
     def touch(self, key: str, timeout: int | None) -> bool:
         if timeout is None:
             return bool(self._ask(key, "EVAL", _PERSIST, 1, key, write=True))
-        return bool(self._ask(key, "EXPIRE", key, timeout, write=True))
+        return self.pexpire(key, _milliseconds(timeout))
 
     def pexpire(self, key: str, milliseconds: int) -> bool:
         return bool(self._ask(key, "PEXPIRE", key, milliseconds, write=True))
@@ -192,7 +192,7 @@ class RingCacheClient(RedisCacheClient):
         if timeout == 0:
             self.delete_many(data)
             return []
-        expiry = "" if timeout is None else timeout
+        expiry = "" if timeout is None else _milliseconds(timeout)
         grouped, failed = self._by_shard(stored)
         self.cluster.forget(failed)
         batches: dict[str, list[Command]] = {
@@ -409,7 +409,12 @@ class RingCache(ManyKeysCache):
 
 
 def _expiry(timeout: int | None) -> tuple[Any, ...]:
-    return () if timeout is None else ("EX", timeout)
+    return () if timeout is None else ("PX", _milliseconds(timeout))
+
+
+def _milliseconds(timeout: int) -> int:
+    # Redis still shows a key in the millisecond in which it ends; Django's caches do not.
+    return 1000 * timeout - 1
 
 
 def _scan(cursor: Any, pattern: str) -> Command:

@@ -129,7 +129,8 @@ class Sentinels:
                 continue
             state = _pairs(reply)
             flags = state["flags"].split(",")
-            if "failover_in_progress" in flags:
+            # Without a replica it comes to nothing, however long the sentinels vote about it.
+            if "failover_in_progress" in flags and state["num-slaves"] != "0":
                 raise MasterNotFoundError(f"a replica of {name} is being promoted")
             answers += 1
             down += "s_down" in flags or "o_down" in flags
