@@ -100,7 +100,7 @@ class FakeSentinel:
                     "port": state["port"],
                     "flags": state["flags"],
                     "config-epoch": state["epoch"],
-                    "num-slaves": state["replicas"],
+                    "num-slaves": state.get("replicas", 1),
                 }
                 return _array(*[_bulk(str(word)) for pair in pairs.items() for word in pair])
             case ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name] if name in self.masters:

@@ -441,6 +441,30 @@ def test_a_hiccup_costs_its_own_key_and_nothing_else(site: Site) -> None:
     assert seconds < 0.3
 
 
+def test_a_new_master_is_told_at_once_what_to_forget(site: Site) -> None:
+    """Other processes read it a moment later, whatever the look for it here is waiting for."""
+    cache = site.cache()
+    lost, late = keys_of(cache, "redis2")[:2]
+    cache.set(lost, "old")
+    replica = site.replica("redis2")
+    # A sentinel that writes to its disk tells news late, but answers nothing.
+    for each in site.sentinels:
+        each.freeze()
+    site.servers["redis2"].freeze()
+    assert cache.set_many({lost: "new"}) == [lost]
+    direct(replica).replicaof("NO", "ONE")
+    assert direct(replica).exists(f":1:{lost}")
+    direct(replica).set(f":1:{late}", "old")
+    site.sentinels[0].switch("redis2", replica.port)
+    assert until(lambda: not direct(replica).exists(f":1:{lost}")) < 0.15
+    # What is lost after that is told as soon.
+    assert cache.set_many({late: "new"}) == [late]
+    assert until(lambda: not direct(replica).exists(f":1:{late}")) < 0.15
+    site.servers["redis2"].thaw()
+    for each in site.sentinels:
+        each.thaw()
+
+
 def test_too_many_lost_writes_empty_the_shard(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard, "KEYS_TO_REMEMBER", 3)
     cache = site.cache()

@@ -698,13 +698,19 @@ def active(name: str) -> bool:
     return systemctl("is-active", name) in ("active", "activating", "reloading")
 
 
+def enabled(name: str) -> bool:
+    return systemctl("is-enabled", name) == "enabled"
+
+
 def strangers(site: Site) -> list[str]:
     """Units that the role once made here and that its lists no longer have on this host."""
     found = []
     for program in PROGRAMS.values():
         current = program is site.program
         found += [program.unit(name) for name in program.placed() if not (current and name in site.mine)]
-        if program.sentinel_static.exists() and not (current and site.sentinel):
+        # The packages enable it under a name that both programs' sentinels claim.
+        ours = program.sentinel_static.exists() or (not current and enabled(program.sentinel_unit))
+        if ours and not (current and site.sentinel):
             found.append(program.sentinel_unit)
     return found
 
@@ -866,6 +872,8 @@ def retire(site: Site, unit: str) -> None:
     program = next(item for item in PROGRAMS.values() if unit.startswith(f"{item.name}-"))
     if unit == program.sentinel_unit:
         systemctl("disable", "--now", unit)
+        if not program.sentinel_static.exists():
+            return  # the package's own
         for path in (program.sentinel_static, program.sentinel_file):
             path.unlink(missing_ok=True)
         shutil.rmtree(UNITS / f"{unit}.d", ignore_errors=True)

@@ -155,11 +155,11 @@ class Cluster:
     def _masters(self) -> dict[str, Address]:
         return {name: shard.master.address for name, shard in self.shards.items() if shard.master.address}
 
-    def _doubt(self, name: str, reason: str) -> None:
+    def _doubt(self, name: str, reason: str, heir: Address | None = None) -> None:
         # The sentinels know shards that this process does not use.
         shard = self.shards.get(name)
         if shard and shard.master.address:
-            shard.doubt(reason)
+            shard.doubt(reason, heir)
 
     # The ring
 

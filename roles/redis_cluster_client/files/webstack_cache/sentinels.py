@@ -65,10 +65,10 @@ class Sentinels:
         addresses: Iterable[Address],
         connector: Connector,
         masters: Callable[[], Mapping[str, Address]],
-        doubt: Callable[[str, str], None],
+        doubt: Callable[[str, str, Address | None], None],
     ) -> None:
         """`masters` says which masters are in use; `doubt` is called with the name of a shard whose master may be
-        another one, and with what was heard of it."""
+        another one, with what was heard of it, and with the other one where a sentinel named it."""
         self._connector = connector.of_sentinels()
         self._sentinels = [_Sentinel(address, self._connector) for address in addresses]
         self._masters = masters
@@ -231,17 +231,19 @@ class Sentinels:
             return
         replies = sentinel.ask(*[("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name) for name in masters])
         for (name, address), reply in zip(masters.items(), replies, strict=True):
-            if not isinstance(reply, list) or _address(*reply) != address:
-                self._doubt(name, f"{sentinel.address} knows another master")
+            other = _address(*reply) if isinstance(reply, list) else None
+            if other != address:
+                self._doubt(name, f"{sentinel.address} knows another master", other)
 
     def _tell(self, event: str, words: list[str]) -> None:
         # Each sentinel tells each event, some of them late. What is known already restarts nothing.
         if event == "+switch-master":
             name, _, _, *after = words
-            if self._masters().get(name) != _address(*after):
-                self._doubt(name, f"{':'.join(after)} took over")
+            heir = _address(*after)
+            if self._masters().get(name) != heir:
+                self._doubt(name, f"{heir} took over", heir)
         elif words[0] == "master" and self._masters().get(words[1]) == _address(*words[2:4]):
-            self._doubt(words[1], "is down for a sentinel")
+            self._doubt(words[1], "is down for a sentinel", None)
 
 
 def _address(host: str | bytes, port: str | bytes) -> Address:

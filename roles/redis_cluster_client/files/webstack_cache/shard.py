@@ -29,6 +29,8 @@ LAG_SECONDS = 0.5
 CALLS_TO_REMEMBER = 4096
 # How long reads wait after a change of the master, for every process to hear of it and to delete its part.
 CHANGE_SECONDS = 0.2
+# How long after the news of a new master a lost write is told to it directly.
+NEWS_SECONDS = 1.0
 # How long a replica is read on after it lost its master, or became the master itself, before a sentinel says so.
 ORPHAN_SECONDS = 10.0
 
@@ -40,52 +42,51 @@ class ShardUnavailable(redis.ConnectionError):
 
 
 class Debt:
-    """Keys that have to be deleted on a shard before it may be read."""
+    """Keys that have to be deleted on a shard before it may be read. What is being paid is owed until it is done."""
 
     def __init__(self) -> None:
-        self._keys: set[Any] = set()
-        self._all = False
-        self._in_payment: tuple[set[Any], bool] = (set(), False)
+        # With the number of the addition, so that what is owed anew during a payment stays owed.
+        self._keys: dict[Any, int] = {}
+        self._all = 0
+        self._additions = 0
         self._lock = threading.Lock()
 
     def __bool__(self) -> bool:
-        return self._all or bool(self._keys)
+        return bool(self._all or self._keys)
 
     def reset_after_fork(self) -> None:
-        # A child owes what its parent owes, and what that is paying just now: it must not read before either has.
+        # A child owes what its parent owes.
         self._lock = threading.Lock()
-        self.add(*self._in_payment)
 
     def add(self, keys: Iterable[Any], everything: bool = False) -> None:
         with self._lock:
-            self._keys.update(keys)
-            if everything or len(self._keys) > KEYS_TO_REMEMBER:
-                self._all = True
-            if self._all:
-                self._keys = set()
+            self._additions += 1
+            self._keys.update(dict.fromkeys(keys, self._additions))
+            if everything or self._all or len(self._keys) > KEYS_TO_REMEMBER:
+                self._all, self._keys = self._additions, {}
 
     def remit(self) -> None:
         """Owe nothing any more."""
         with self._lock:
-            self._keys, self._all = set(), False
+            self._keys, self._all = {}, 0
 
     def pay(self, pool: Pool) -> None:
-        """Delete the keys; what could not be deleted is owed still."""
+        """Delete the keys; what could not be deleted is owed still. Several threads may do so at the same time."""
         with self._lock:
-            self._in_payment = keys, everything = self._keys, self._all
-            self._keys, self._all = set(), False
+            keys, everything = dict(self._keys), self._all
+        if everything:
+            ask(pool, ("FLUSHDB", "ASYNC"))
+            with self._lock:
+                if self._all == everything:
+                    self._all = 0
         left = list(keys)
-        try:
-            if everything:
-                ask(pool, ("FLUSHDB", "ASYNC"))
-                everything = False
-            while left:
-                ask(pool, ("UNLINK", *left[:_DELETE_AT_ONCE]))
-                del left[:_DELETE_AT_ONCE]
-        finally:
-            if left or everything:
-                self.add(left, everything)
-            self._in_payment = (set(), False)
+        while left:
+            paid, left = left[:_DELETE_AT_ONCE], left[_DELETE_AT_ONCE:]
+            ask(pool, ("UNLINK", *paid))
+            with self._lock:
+                for key in paid:
+                    if self._keys.get(key) == keys[key]:
+                        del self._keys[key]
 
 
 class Server(Breaker):
@@ -127,6 +128,7 @@ class Master(Server):
         self.lately: deque[tuple[float, Sequence[Any]]] = deque(maxlen=CALLS_TO_REMEMBER)
         self._answered = 0.0
         self._pause: float | None = None
+        self._heir: tuple[Address | None, float] = (None, 0.0)
 
     def find(self) -> Address:
         sentinels = self.shard.sentinels
@@ -150,6 +152,29 @@ class Master(Server):
     def succeeded(self) -> None:
         super().succeeded()
         self._answered = time.monotonic()
+
+    def inherited_by(self, heir: Address) -> None:
+        """Take notice of a server that a sentinel calls the master now."""
+        self._heir = heir, time.monotonic()
+        self.tell_the_heir()
+
+    def tell_the_heir(self) -> None:
+        """Forget on a new master at once what must not be read there.
+
+        The look for the master will do so, too. But that may be waiting for an answer of the old one, or of a sentinel
+        that is writing to its disk, while other processes read already.
+        """
+        heir, since = self._heir
+        if heir and time.monotonic() < since + NEWS_SECONDS:
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+                threading.Thread(target=self._tell, args=(heir,), name=f"{self._name} heir", daemon=True).start()
+
+    def _tell(self, heir: Address) -> None:
+        self._owe_what_was_written_lately()
+        with contextlib.suppress(redis.RedisError, OSError), Pool.to(heir, self.shard.connector) as pool:
+            (role,) = ask(pool, ("ROLE",))
+            if role[0] == b"master":
+                self.debt.pay(pool)
 
     def _owe_what_was_written_lately(self) -> None:
         since = min(time.monotonic() - LATELY_SECONDS, self._answered - LAG_SECONDS)
@@ -293,13 +318,16 @@ class Shard:
         if self._closed:
             return
         self.master.debt.add(keys, not keys)
+        self.master.tell_the_heir()
         metrics.observe(self.name, "dropped", count=len(keys) or 1)
         if not self.master.is_open:
             self.master.open("lost a write")
 
-    def doubt(self, reason: str) -> None:
-        """Say that its master may be another one: nobody reads or writes before that is known."""
+    def doubt(self, reason: str, heir: Address | None = None) -> None:
+        """Say that its master may be another one, the heir: nobody reads or writes before that is known."""
         self.master.open(reason)
+        if heir:
+            self.master.inherited_by(heir)
 
     # Commands
 
