@@ -6,7 +6,7 @@
     .venv/bin/python tests/bench/bench_failover.py --false-alarms 300 --load 4
 
 Times are the servers' own, from the journals, which share the machine's clock. Values can be tried without a run of
-the role: --down-after 400,600,800 (by turn) and
+the role: --down-after 700,400,950 (first leader, supporter, second leader) and
 --debug ping-period=200,ask-period=500.
 """
 

@@ -154,9 +154,11 @@ class Master(Server):
         self._answered = time.monotonic()
 
     def inherited_by(self, heir: Address) -> None:
-        """Take notice of a server that a sentinel calls the master now."""
-        self._heir = heir, time.monotonic()
-        self.tell_the_heir()
+        """Take notice of a server that a sentinel calls the master now. Each of them tells it."""
+        if self._heir_in_the_news() != heir:
+            self._heir = heir, time.monotonic()
+            self._owe_what_was_written_lately()
+            self.tell_the_heir()
 
     def tell_the_heir(self) -> None:
         """Forget on a new master at once what must not be read there.
@@ -164,13 +166,17 @@ class Master(Server):
         The look for the master will do so, too. But that may be waiting for an answer of the old one, or of a sentinel
         that is writing to its disk, while other processes read already.
         """
-        heir, since = self._heir
-        if heir and time.monotonic() < since + NEWS_SECONDS:
+        if self._heir_in_the_news():
             with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
-                threading.Thread(target=self._tell, args=(heir,), name=f"{self._name} heir", daemon=True).start()
+                threading.Thread(target=self._tell, name=f"{self._name} heir", daemon=True).start()
 
-    def _tell(self, heir: Address) -> None:
-        self._owe_what_was_written_lately()
+    def _heir_in_the_news(self) -> Address | None:
+        heir, since = self._heir
+        return heir if time.monotonic() < since + NEWS_SECONDS else None
+
+    def _tell(self) -> None:
+        heir = self._heir[0]
+        assert heir is not None
         with contextlib.suppress(redis.RedisError, OSError), Pool.to(heir, self.shard.connector) as pool:
             (role,) = ask(pool, ("ROLE",))
             if role[0] == b"master":
