@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -33,6 +34,7 @@ from vip_lab import (
     partition,
     repair,
     settled,
+    soft_reboot,
     start_on_client,
     wait_for_peers,
     watch,
@@ -122,6 +124,29 @@ class TestKeepalived:
         assert on(other(owner), "cat /proc/sys/net/netfilter/nf_conntrack_tcp_loose").strip() == "1"
         client.communicate(timeout=60)
 
+    def test_after_a_crash_an_old_connection_is_reset_soon(self, owner: str) -> None:
+        """Not at once, for the sake of a partition; but a client need not wait for its own time limit."""
+        use = (
+            "import http.client, time; c = http.client.HTTPConnection('%s', timeout=5); c.request('GET', '/'); "
+            "c.getresponse().read(); print('ready', flush=True); time.sleep(1.5); start = time.monotonic()\n"
+            "try: c.auto_open = 0; c.request('GET', '/'); print(c.getresponse().status)\n"
+            "except OSError as problem: print(type(problem).__name__, time.monotonic() - start)"
+        )
+        clients = [
+            subprocess.Popen(
+                ["docker", "exec", CLIENT, "python3", "-c", use % address], stdout=subprocess.PIPE, text=True
+            )
+            for address in (ADDRESS, f"[{ADDRESS6}]")
+        ]
+        for client in clients:
+            assert client.stdout is not None
+            assert client.stdout.readline() == "ready\n"
+        docker("kill", owner)
+        for client in clients:
+            problem, seconds = client.communicate(timeout=20)[0].split()
+            assert problem == "ConnectionResetError"
+            assert 0.15 < float(seconds) < 1, seconds
+
     def test_the_playbook_moves_the_address_unnoticed(self, owner: str) -> None:
         wait_for_peers()
         done: list[Any] = []
@@ -188,8 +213,8 @@ class TestDoctor:
         print(f"figure: partition ({what}): {most} owners meanwhile, one {took:.2f} s after healing")
         assert most == 2, "there was no partition"
         assert took <= 1, took
-        # A request under way while the network learns another owner is reset; no outage follows.
-        assert seen["longest_outage_ms"] <= 100, seen
+        # Only a connection whose handshake is under way when the network learns another owner can be lost.
+        assert seen["failed"] <= 1, seen
         settled()
 
     def test_it_finds_two_owners_and_alarms(self, owner: str) -> None:
@@ -246,6 +271,29 @@ class TestNetworkManagers:
             assert settled() == name
         finally:
             on(owner, f"systemctl stop systemd-networkd.socket systemd-networkd; rm -rf {file} {file}.d")
+
+    def test_a_restart_of_ifupdown_is_a_planned_move(self, owner: str) -> None:
+        """It takes the link down and up again; the address is handed over before."""
+        own, own6 = HOSTS[owner], HOSTS[owner].replace("10.77.2.", "fd77:2::")
+        on(owner, "DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends ifupdown")
+        stanzas = (
+            f"auto eth0\\niface eth0 inet static\\n address {own}/24\\niface eth0 inet6 static\\n address {own6}/64\\n"
+        )
+        on(owner, f"printf '{stanzas}' > /etc/network/interfaces; mkdir -p /run/network")
+        # What ifup would have written at boot: in a container the engine configured the interface.
+        on(owner, "echo eth0=eth0 > /run/network/ifstate; systemctl start networking")
+        try:
+            name = settled()
+            wait_for_peers()
+            seen = watch(lambda: on(owner, "systemctl restart networking"), 4)
+            tell("keepalived, ifupdown restarted", seen)
+            assert name == owner
+            assert seen["failed"] == 0, seen
+            assert settled() == other(owner)
+            wait_for_peers()
+        finally:
+            on(owner, "apt-get purge -qq ifupdown; rm -f /etc/network/interfaces")
+            soft_reboot(owner)
 
 
 # --- Refusals ---------------------------------------------------------------------------------------
