@@ -154,6 +154,21 @@ def test_the_link_is_read_with_the_address_that_never_moves() -> None:
     )
 
 
+def test_a_client_that_is_gone_holds_up_no_drain() -> None:
+    """As `ss -o` prints them: under way, idle with keep-alive, a paused download, and three that nobody answers."""
+    sockets = """\
+ESTAB      0 0     192.0.2.100:443 198.51.100.1:40000
+ESTAB      0 0     192.0.2.100:443 198.51.100.1:40001 timer:(keepalive,1min4sec,0)
+ESTAB      0 90000 192.0.2.100:443 198.51.100.1:40002 timer:(persist,26sec,0)
+ESTAB      0 1200  192.0.2.100:443 198.51.100.1:40003 timer:(on,204ms,4)
+ESTAB      0 1200  192.0.2.100:443 198.51.100.2:40000 timer:(on,12sec,6)
+FIN-WAIT-1 0 1     [2001:db8::100]:80 [2001:db8::1]:47008 timer:(persist,1.912sec,5)
+LAST-ACK   0 1     192.0.2.100:80  198.51.100.2:40001 timer:(on,,5)
+"""
+    assert vip.living(sockets) == 4
+    assert vip.living("") == 0
+
+
 def test_addresses_have_one_spelling() -> None:
     assert vip.Host(config()).addresses == [ADDRESS, "2001:db8::100"]
 
