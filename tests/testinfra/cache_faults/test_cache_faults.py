@@ -65,6 +65,9 @@ def home() -> None:
             if host != shard and has.get(shard) == "master":
                 on(host, "redis-shard", "failover", shard)
     whole()
+    # About a second after a server's return a sentinel may take it for down once more, for 0.1 s.
+    time.sleep(1.5)
+    whole()
 
 
 class Load:

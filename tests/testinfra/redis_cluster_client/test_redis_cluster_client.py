@@ -93,13 +93,18 @@ def after(samples: list[list[float]], moment: float) -> list[list[float]]:
     return [sample for sample in samples if sample[0] >= moment]
 
 
+def missed(samples: list[list[float]]) -> list[list[float]]:
+    """Return what was not found: since the first sample, and how long the call took, in milliseconds."""
+    return [[round(1000 * (at - samples[0][0])), round(1000 * took)] for at, took, hit in samples if not hit]
+
+
 def misses(samples: list[list[float]]) -> float:
     """Return the seconds between the first miss and the hit after the last one."""
-    missed = [position for position, sample in enumerate(samples) if not sample[2]]
-    if not missed:
+    places = [position for position, sample in enumerate(samples) if not sample[2]]
+    if not places:
         return 0.0
-    assert missed[-1] + 1 < len(samples), "still a miss at the end"
-    return samples[missed[-1] + 1][0] - samples[missed[0]][0]
+    assert places[-1] + 1 < len(samples), "still a miss at the end"
+    return samples[places[-1] + 1][0] - samples[places[0]][0]
 
 
 def quick(samples: list[list[float]]) -> None:
@@ -132,6 +137,7 @@ def servers_run() -> Iterator[None]:
         play("prepare.yml", "--limit=servers")
         systemctl("start", *UNITS, *SENTINELS)
     until_all_answer()
+    until_the_sentinels_are_sure()
 
 
 def until_all_answer() -> None:
@@ -149,6 +155,22 @@ else:
 print(1)
 """
     application(code)
+
+
+def until_the_sentinels_are_sure() -> None:
+    """Wait: about a second after a server's return a sentinel may take it for down once more, for 0.1 s.
+
+    Applications look again then, which is some milliseconds of misses, and no matter of the fault that comes next.
+    """
+    ports = [unit.partition("@")[2] for unit in SENTINELS]
+    end = time.monotonic() + 20
+    sure = 0
+    while sure < 20:
+        assert time.monotonic() < end, "some sentinel takes a server for down"
+        replies = [redis(int(port), "sentinel", "masters").splitlines() for port in ports]
+        flags = [words[at + 1] for words in replies for at, word in enumerate(words) if word == "flags"]
+        sure = sure + 1 if flags == ["master"] * len(PORTS) * len(ports) else 0
+        time.sleep(0.1)
 
 
 def play(playbook: str | pathlib.Path, *arguments: str, **variables: Any) -> subprocess.CompletedProcess[str]:
@@ -230,7 +252,7 @@ def test_a_killed_shard_costs_misses_for_its_keys_only() -> None:
     result = watch.result()
     samples = result["samples"]
     for name in ("s2", "s3"):
-        assert all(sample[2] for sample in samples[name])
+        assert missed(samples[name]) == []
         quick(samples[name])
     # The key itself is gone with the server, but no call waits for it.
     dead = [sample for sample in after(samples["s1"], moment) if not sample[2]]
@@ -256,7 +278,7 @@ def test_a_frozen_shard_stalls_a_process_for_a_second_at_most() -> None:
     systemctl("kill", "--signal=CONT", "ringc-redis@6381")
     samples = watch.result()["samples"]
     for name in ("s1", "s2"):
-        assert all(sample[2] for sample in samples[name])
+        assert missed(samples[name]) == []
         quick(samples[name])
     frozen = [sample for sample in after(samples["s3"], moment) if sample[0] < thawed]
     stalls = [sample[1] for sample in frozen + after(samples["many"], moment) if sample[1] > 0.15]
@@ -272,7 +294,7 @@ def test_a_replica_takes_over_and_keeps_the_keys() -> None:
     systemctl("kill", "--signal=KILL", "ringc-redis@6380")
     samples = watch.result()["samples"]
     for name in ("s1", "s3"):
-        assert all(sample[2] for sample in samples[name])
+        assert missed(samples[name]) == []
         quick(samples[name])
     assert 0 < misses(samples["s2"]) < 3.5
     assert masters()["s2"] == 6390
