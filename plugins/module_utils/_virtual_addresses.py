@@ -7,14 +7,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Sequence
 
-Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
-
-def parse(text: str) -> Interface | None:
+def parse(text: str) -> ipaddress.IPv4Interface | ipaddress.IPv6Interface | None:
     """Read address/prefix; the prefix has to be a number."""
-    address, _, prefix = text.partition("/")
     try:
-        return ipaddress.ip_interface(text) if address and prefix.isdigit() else None
+        prefix = text.split("/")[1:]
+        return ipaddress.ip_interface(text) if prefix and prefix[0].isdigit() else None
     except ValueError:
         return None
 
