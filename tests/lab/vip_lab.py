@@ -166,7 +166,8 @@ def repair() -> None:
         docker("unpause", name, check=False)
         if not alive(name):
             boot(name)
-        on(name, "ip link set eth0 up; systemctl kill --signal=CONT nginx")
+        on(name, "ip link set eth0 up; [ ! -e /run/lab-route ] || ip route replace $(cat /run/lab-route)")
+        on(name, "rm -f /run/lab-route; systemctl kill --signal=CONT nginx")
         on(name, f"systemctl start nginx keepalived webstack-vip-agent; echo 0 > {RUN}/maintenance")
 
     on_both(one)
@@ -193,8 +194,9 @@ def soft_reboot(name: str) -> None:
 
 
 def cut(name: str) -> None:
-    """Take the link down. A network manager would give the own addresses back with it; nobody does in a container."""
-    on(name, "sysctl -qw net.ipv6.conf.eth0.keep_addr_on_down=1; ip link set eth0 down")
+    """Take the link down. A network manager would give the own addresses and the routes back; here `repair` does."""
+    keep = "sysctl -qw net.ipv6.conf.eth0.keep_addr_on_down=1; ip route show default > /run/lab-route"
+    on(name, f"{keep}; ip link set eth0 down")
 
 
 FAULTS = [
