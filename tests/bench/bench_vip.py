@@ -3,6 +3,7 @@
 
   molecule converge -s vip_failover && tests/bench/bench_vip.py [--rounds 5] [--fault 'host killed'] [--interval 0.005]
   tests/bench/bench_vip.py --crowd 600      ten minutes with every core loaded: how often the address moves
+  tests/bench/bench_vip.py --engines [hook] the other engines, which are converged for it, and keepalived again
 
 A client host asks the address every 5 ms with a limit of 0.5 s each; an outage lasts from the start of the first
 request that fails to the start of the next that does not. Whatever else runs on the machine is in the figures.
@@ -11,6 +12,7 @@ request that fails to the start of the next that does not. Whatever else runs on
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import pathlib
 import statistics
@@ -19,11 +21,18 @@ import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "lab"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "testinfra"))
 
+from rerun import play
 from vip_lab import (
+    ENGINES,
     FAULTS,
+    HOOKED,
     HOSTS,
+    Engine,
+    cloud,
     cut_and_heal,
+    engine_round,
     hold,
     on,
     one_round,
@@ -82,6 +91,36 @@ def table(rounds: int, only: str, interval: float) -> int:
     return missed
 
 
+def converge(engine: Engine | None) -> None:
+    done = play("vip_failover", **(engine.settings if engine else {}))
+    if done.returncode:
+        raise SystemExit(done.stdout)
+
+
+def engines(rounds: int, only: str) -> int:
+    """Print what each fault costs with the engines that have no bars."""
+    repair()
+    print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, {rounds} rounds")
+    print(f"{'engine':<22}{'fault on the owner':<22}{'every ms':>9}{'median':>8}{'worst':>8}{'failed':>8}{'of':>8}")
+    try:
+        for engine in ENGINES:
+            if only not in engine.name:
+                continue
+            with cloud() if engine.address == HOOKED else contextlib.nullcontext():
+                converge(engine)
+                for name, act in engine.faults.items():
+                    seen = [engine_round(engine, act) for _ in range(rounds)]
+                    outages = [s["longest_outage_ms"] for s in seen]
+                    print(
+                        f"{engine.name:<22}{name:<22}{1e3 * engine.interval:>9g}{statistics.median(outages):>8.0f}"
+                        f"{max(outages):>8}{sum(s['failed'] for s in seen):>8}{sum(s['requests'] for s in seen):>8}",
+                        flush=True,
+                    )
+    finally:
+        converge(None)
+    return 0
+
+
 def crowd(seconds: int) -> int:
     """Load every core and count the moves."""
     repair()
@@ -110,7 +149,10 @@ def main() -> int:
     parser.add_argument("--fault", default="", help="only those whose name holds this")
     parser.add_argument("--interval", type=float, default=0.005)
     parser.add_argument("--crowd", type=int, metavar="SECONDS")
+    parser.add_argument("--engines", nargs="?", const="", metavar="NAME")
     options = parser.parse_args()
+    if options.engines is not None:
+        return engines(options.rounds, options.engines)
     missed = crowd(options.crowd) if options.crowd else table(options.rounds, options.fault, options.interval)
     print(f"{missed} outside the bars" if missed else "all within the bars")
     return 1 if missed else 0

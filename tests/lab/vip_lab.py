@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import pathlib
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -259,3 +260,93 @@ def cut_and_heal(what: str, seconds: float = 3) -> tuple[Seen, float, int]:
         took = one_owner_again(time.time())
 
     return watch(act, seconds + 5), took, most
+
+
+# --- The other engines ----------------------------------------------------------------------------------
+
+
+TOKEN = "the-token-of-the-cloud"
+HOOKED = "198.51.100.7"
+CLOUD = "http://10.77.2.31:8080"
+HOOK = {
+    "vip_failover_engine": "hook",
+    "webstack_virtual_addresses": [f"{HOOKED}/32"],
+    "vip_failover_hook_command": [
+        "sh",
+        "-c",
+        'printf \'header = "Authorization: Bearer %s"\' "$TOKEN" | curl --silent --show-error --fail --config -'
+        f' --request POST "{CLOUD}/route?address=$ADDRESS&host=$HOST_ADDRESS&state=$STATE&try=$TRY"',
+    ],
+    "vip_failover_hook_environment": {"TOKEN": TOKEN},
+    "vip_failover_hook_timeout_seconds": 1.5,
+    "vip_failover_hook_refresh_seconds": 5,
+}
+CLASSIC = {"vip_failover_engine": "classic", "webstack_virtual_addresses": [f"{ADDRESS}/24"]}
+
+
+@contextlib.contextmanager
+def cloud() -> Iterator[None]:
+    """Run the cloud of the hook engine on the client host, which owns the route to the address."""
+    server = start_on_client("cloud_api.py", "8080", TOKEN)
+    try:
+        yield
+    finally:
+        on(CLIENT, f"ip route delete {HOOKED}/32 || true; kill $(pgrep -f '^python3 -u - 8080')")
+        server.wait(timeout=10)
+
+
+def routed(seconds: float = 10) -> str:
+    """Return the living host that the cloud routes the address of the hook engine to."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        route = on(CLIENT, f"ip route show {HOOKED}")
+        for name, address in HOSTS.items():
+            if address in route and alive(name):
+                return name
+        time.sleep(0.3)
+    raise LabError("the cloud routes the address to nobody")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine that is slower than keepalived: its settings, and how it is watched."""
+
+    name: str
+    settings: Mapping[str, Any]
+    interval: float
+    #: Longest outage that is waited for.
+    seconds: float
+    faults: Mapping[str, Callable[[str], object]]
+    address: str = ADDRESS
+    owner: Callable[[], str] = field(default=lambda: settled(20))
+
+
+_KILL = {"host killed": lambda name: docker("kill", name)}
+_MOVES = {
+    **_KILL,
+    "nginx stopped": lambda name: on(name, "systemctl stop nginx"),
+    "planned switchover": lambda name: on(name, "webstack-vip switchover"),
+}
+ENGINES = [
+    Engine("hook", HOOK, 0.02, 4, _MOVES, HOOKED, routed),
+    Engine(
+        "classic, every 5 s",
+        CLASSIC | {"vip_failover_classic_interval_seconds": 5, "vip_failover_classic_check_enabled": True},
+        0.05,
+        17,
+        _MOVES,
+    ),
+    # As it comes: it looks once a minute, and at dead hosts only.
+    Engine("classic, every 60 s", CLASSIC, 0.25, 140, _KILL),
+]
+
+
+def engine_round(engine: Engine, act: Callable[[str], object]) -> Seen:
+    """Do it to the owner of the moment, see what the client sees, and undo it."""
+    wait_for_peers()
+    name = engine.owner()
+    seen = watch(lambda: act(name), engine.seconds, engine.interval, f"http://{engine.address}/")
+    if not alive(name):
+        boot(name)
+    on(name, "systemctl start nginx; webstack-vip rejoin")
+    return {**seen, "owner": name}

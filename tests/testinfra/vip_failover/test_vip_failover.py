@@ -14,14 +14,18 @@ from rerun import assert_refused, play
 from vip_lab import (
     ADDRESS,
     ADDRESS6,
+    CLASSIC,
     CLIENT,
     FAULTS,
+    HOOK,
+    HOOKED,
     HOSTS,
     RUN,
+    TOKEN,
     Fault,
     Seen,
-    alive,
     boot,
+    cloud,
     cut,
     cut_and_heal,
     docker,
@@ -34,6 +38,7 @@ from vip_lab import (
     owners,
     partition,
     repair,
+    routed,
     settled,
     soft_reboot,
     start_on_client,
@@ -377,34 +382,16 @@ class TestActiveActive:
 # --- hook -------------------------------------------------------------------------------------------
 
 
-TOKEN = "the-token-of-the-cloud"
-HOOKED = "198.51.100.7"
-COMMAND = (
-    'printf \'header = "Authorization: Bearer %s"\' "$TOKEN" | curl --silent --show-error --fail --config -'
-    ' --request POST "http://10.77.2.31:8080/route?address=$ADDRESS&host=$HOST_ADDRESS&state=$STATE&try=$TRY"'
-)
-
-
 @pytest.fixture(scope="class")
-def cloud() -> Iterator[None]:
-    server = start_on_client("cloud_api.py", "8080", TOKEN)
-    done = play(
-        "vip_failover",
-        vip_failover_engine="hook",
-        webstack_virtual_addresses=[f"{HOOKED}/32"],
-        vip_failover_hook_command=["sh", "-c", COMMAND],
-        vip_failover_hook_environment={"TOKEN": TOKEN},
-        vip_failover_hook_timeout_seconds=1.5,
-        vip_failover_hook_refresh_seconds=5,
-    )
-    assert done.returncode == 0, done.stdout
-    assert TOKEN not in done.stdout
-    yield
-    on(CLIENT, f"ip route delete {HOOKED}/32 || true; kill $(pgrep -f '^python3 -u - 8080')")
-    server.wait(timeout=10)
+def hooked() -> Iterator[None]:
+    with cloud():
+        done = play("vip_failover", **HOOK)
+        assert done.returncode == 0, done.stdout
+        assert TOKEN not in done.stdout
+        yield
 
 
-@pytest.mark.usefixtures("cloud")
+@pytest.mark.usefixtures("hooked")
 class TestHook:
     """A command moves the address; the cloud is an HTTP server on the client, which owns the route."""
 
@@ -415,26 +402,16 @@ class TestHook:
         made: list[dict[str, str]] = json.loads(on(CLIENT, "curl --silent --fail http://127.0.0.1:8080/calls"))
         return made
 
-    def master(self) -> str:
-        deadline = time.monotonic() + 10
-        while time.monotonic() < deadline:
-            route = on(CLIENT, f"ip route show {HOOKED}")
-            for name, address in HOSTS.items():
-                if address in route and alive(name):
-                    return name
-            time.sleep(0.3)
-        pytest.fail("the cloud routes the address to nobody")
-
     @pytest.mark.parametrize(("mood", "limit_ms"), [("well", 1500), ("failing", 3500), ("hanging", 6500)], ids=str)
     def test_the_traffic_follows(self, mood: str, limit_ms: int) -> None:
-        name = self.master()
+        name = routed()
         wait_for_peers()
         before = len(self.calls())
         self.mood(mood)
         seen = watch(lambda: docker("kill", name), limit_ms / 1000 + 1.5, interval=0.02, url=f"http://{HOOKED}/")
         tell(f"hook, host killed, the API {mood}", seen)
         assert seen["longest_outage_ms"] <= limit_ms, seen
-        assert self.master() == other(name)
+        assert routed() == other(name)
         made = [c for c in self.calls()[before:] if c["host"] == HOSTS[other(name)] and c["state"] == "master"]
         assert [c["try"] for c in made] == [str(n + 1) for n in range(len(made))], "one at a time, until it works"
         # A refresh of the master before its death may have met one of the two bad answers.
@@ -442,13 +419,13 @@ class TestHook:
         state = json.loads(on(other(name), f"cat {RUN}/hook.json"))
         assert state[HOOKED]["moved"], state
         boot(name)
-        assert self.master() == other(name), "the address moved back"
+        assert routed() == other(name), "the address moved back"
 
     def test_what_somebody_else_moved_comes_back(self) -> None:
-        name = self.master()
+        name = routed()
         on(CLIENT, f"ip route replace {HOOKED}/32 via {HOSTS[other(name)]}")
         time.sleep(7)
-        assert self.master() == name
+        assert routed() == name
         assert self.calls()[-1]["state"] == "refresh"
 
     def test_the_secret_is_in_its_file_alone(self) -> None:
@@ -467,8 +444,7 @@ class TestClassic:
     """The 2012 script; the scenario's hosts change engine, and back at the end."""
 
     settings: ClassVar[dict[str, Any]] = {
-        "vip_failover_engine": "classic",
-        "webstack_virtual_addresses": [f"{ADDRESS}/24"],
+        **CLASSIC,
         "vip_failover_classic_interval_seconds": 5,
         "vip_failover_classic_check_enabled": True,
     }
