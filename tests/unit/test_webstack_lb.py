@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -341,6 +342,29 @@ def test_a_broken_record_is_no_reason_to_stop(host: Host, text: str) -> None:
     service = tool.Service(tool.config())
     assert {verdict.state for verdict in service.verdicts.values()} == {"up"}
     assert tool.states(tool.config()).get("y") is None
+
+
+@pytest.mark.usefixtures("host")
+def test_the_status_is_never_older_than_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = tool.time.time()
+    tool.WISHES.write_text("{}")
+    os.utime(tool.WISHES, (clock, clock))
+    tool.STATUS.write_text(json.dumps({"time": clock - 0.5}))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            tool.STATUS.write_text(json.dumps({"time": clock + 0.5}))
+
+    monkeypatch.setattr(tool.time, "sleep", wait)
+    monkeypatch.setattr(tool.time, "time", lambda: clock + sum(waits))
+    assert tool.last_status() == {"time": clock + 0.5}
+    assert len(waits) == 3
+    # A service that is dead writes nothing more.
+    tool.STATUS.write_text(json.dumps({"time": clock - 0.5}))
+    assert tool.last_status() == {"time": clock - 0.5}
+    assert sum(waits) == pytest.approx(3, abs=0.1)
 
 
 def test_metrics_and_table_say_the_same(host: Host) -> None:

@@ -728,9 +728,19 @@ def table(status: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def last_status() -> dict[str, Any]:
+    """Return what the service wrote last: after a change of wishes, what it wrote since, which takes it up to 1 s."""
+    wished = WISHES.stat().st_mtime if WISHES.exists() else 0.0
+    status = load(STATUS)
+    while status.get("time", 0) < wished <= time.time() < wished + 3:
+        time.sleep(0.05)
+        status = load(STATUS)
+    return status
+
+
 def show_status(options: argparse.Namespace) -> int:
     settings = config()
-    status = load(STATUS)
+    status = last_status()
     alive = not settings.interval_seconds or time.time() - status.get("time", 0) < 5
     if not alive or not settings.interval_seconds:
         known = {target: Verdict(state=state, reason="as last found") for target, state in states(settings).items()}
