@@ -88,9 +88,9 @@ def start_on_client(program: str, *arguments: str) -> subprocess.Popen[str]:
     return process
 
 
-def document(process: subprocess.Popen[str]) -> Seen:
-    """Wait for a program's end and read the JSON document that is its last line."""
-    said, errors = process.communicate(timeout=200)
+def document(process: subprocess.Popen[str], seconds: float) -> Seen:
+    """Wait for the end of a program that takes some seconds, and read the JSON document that is its last line."""
+    said, errors = process.communicate(timeout=seconds + 60)
     if process.returncode != 0:
         raise LabError(errors)
     seen: Seen = json.loads(said.splitlines()[-1])
@@ -111,7 +111,7 @@ def watch(
     try:
         act()
     finally:
-        seen = document(probe)
+        seen = document(probe, before + seconds)
     return seen
 
 
@@ -123,7 +123,7 @@ def hold(act: Callable[[], object], seconds: float = 3, address: str = ADDRESS) 
         raise LabError(client.communicate()[1])
     with ThreadPoolExecutor(1) as pool:
         done = pool.submit(act)
-        seen = document(client)
+        seen = document(client, seconds)
         done.result()
     return seen
 

@@ -62,6 +62,23 @@ def test_only_changes_between_in_and_out_are_news() -> None:
     assert news == [False, False, True, False, False, False, True, False]
 
 
+@pytest.mark.parametrize(
+    ("answers", "silence"),
+    [
+        (["unreachable", "unreachable"], "unreachable"),
+        (["silent", "unreachable"], "silent"),
+        (["", "unreachable"], ""),
+        (["unreachable", "unreachable", "silent"], "silent"),
+        (["unreachable", "unreachable", ""], ""),
+    ],
+)
+def test_the_least_silence_in_a_row_counts(answers: list[str], silence: str) -> None:
+    verdict = tool.Verdict()
+    for second, answer in enumerate(answers):
+        verdict.hear(tool.Answer("down", "so it is", 1, answer), float(second), RULES)
+    assert (verdict.state, verdict.silence) == ("down", silence)
+
+
 def test_a_server_that_comes_and_goes_is_slowed_down() -> None:
     """Each return takes twice as many good answers: an hour of flapping costs a handful of reloads."""
     verdict = tool.Verdict()
@@ -151,10 +168,10 @@ class Host:
         self.answered = ""
         self.configure("a", "b")
 
-    def configure(self, *names: str) -> None:
+    def configure(self, *names: str, closes: str = "unreachable") -> None:
         servers = [{"name": name, "address": f"192.0.2.{n}", "port": 80} for n, name in enumerate(names, 1)]
         entry = {"name": "site", "servers": servers, "fail_timeout_seconds": 9}
-        health = {"interval_seconds": 1, "timeout_seconds": 1, "fall": 2, "rise": 2}
+        health = {"interval_seconds": 1, "timeout_seconds": 1, "fall": 2, "rise": 2, "close_connections": closes}
         data = {
             "sites": [entry | {"health_path": "/h", "health_host": "example.com"}],
             "health": health,
@@ -202,6 +219,35 @@ def test_a_reload_that_did_not_happen_is_made_up_for(host: Host) -> None:
     assert host.reloads() == 0
     assert tool.apply() is True
     assert host.reloads() == 1
+
+
+@pytest.mark.parametrize(
+    ("closes", "silence", "closed"),
+    [
+        ("unreachable", "unreachable", True),
+        ("unreachable", "silent", False),
+        ("silent", "silent", True),
+        ("silent", "", False),
+        ("never", "unreachable", False),
+    ],
+)
+def test_connections_to_a_silent_server_are_closed(host: Host, closes: str, silence: str, closed: bool) -> None:
+    host.configure("a", "b", closes=closes)
+    (one,) = tool.config().sites
+    tool.FOUND.write_text(json.dumps({one.target(one.servers[0]): {"state": "down", "silence": silence}}))
+    tool.apply()
+    ends = [command for command in host.commands if command[0] == "ss"]
+    assert ends == ([("ss", "-H", "-n", "-t", "-K", "state", "established", "dst", "192.0.2.1:80")] if closed else [])
+    # After the reload: what waited must not be asked of the same server.
+    assert not closed or host.commands.index(ends[0]) > host.commands.index(("systemctl", "reload", "nginx.service"))
+
+
+def test_a_silence_of_all_closes_nothing(host: Host) -> None:
+    (one,) = tool.config().sites
+    entry = {"state": "down", "silence": "unreachable"}
+    tool.FOUND.write_text(json.dumps({one.target(server): entry for server in one.servers}))
+    tool.apply()
+    assert not [command for command in host.commands if command[0] == "ss"]
 
 
 def test_refused_lists_leave_the_good_ones(host: Host) -> None:

@@ -10,8 +10,9 @@
   webstack-lb apply                       write the server lists, test them, reload nginx if they changed
 
 nginx has no active health checks. `run`, an unprivileged service, asks every server for its health and writes down
-what it found. `apply`, as root, turns that and the operator's wishes into the server lists of nginx. A server's name,
-address and port only ever come from the role's file, so the service can take servers out and nothing else.
+what it found. `apply`, as root, turns that and the operator's wishes into the server lists of nginx, and closes the
+connections to servers whose hosts are gone, so that what waits for them is asked elsewhere. A server's name, address
+and port only ever come from the role's file, so the service can take servers out and nothing else.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import argparse
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import functools
 import hashlib
@@ -53,6 +55,12 @@ MAINTENANCE = "if ($uri != /.webstack-maintenance) { return 503; }\n"
 
 UP, LEAVING, DOWN = "up", "leaving", "down"
 
+#: How a server does not answer, the lesser silence first: it connects and says nothing, as one without a free worker
+#: does, too; its host accepts no connection.
+SPEAKS, SILENT, UNREACHABLE = SILENCES = ("", "silent", "unreachable")
+#: What the role's `lb_nginx_probe_close_connections` stands for.
+CLOSES: Mapping[str, Sequence[str]] = {"never": (), UNREACHABLE: (UNREACHABLE,), SILENT: (UNREACHABLE, SILENT)}
+
 
 class Refusal(Exception):
     """What the operator asked for is not done, and why."""
@@ -79,6 +87,7 @@ class Answer:
     state: str
     reason: str
     seconds: float = 0.0
+    silence: str = SPEAKS
 
 
 @dataclass
@@ -94,10 +103,13 @@ class Verdict:
     needed: int = 0
     failures: int = 0
     seconds: float = 0.0
+    #: The least silence of the answers in a row.
+    silence: str = SPEAKS
 
     def hear(self, answer: Answer, now: float, rules: Rules) -> bool:
         """Take an answer in; say whether nginx has to know."""
         self.seconds, self.reason = answer.seconds, answer.reason
+        self.silence = min(answer.silence, self.silence, key=SILENCES.index) if self.streak else answer.silence
         good = answer.state == UP
         self.failures += not good
         if good == (self.state == UP):
@@ -188,6 +200,8 @@ class Config:
     rules: Rules
     interval_seconds: float
     timeout_seconds: float
+    #: Silences that have the connections to a server closed.
+    closes: Sequence[str]
     local: str
     cache_directory: str
 
@@ -220,6 +234,7 @@ def config() -> Config:
         rules=Rules(fall=health["fall"], rise=health["rise"]),
         interval_seconds=health["interval_seconds"],
         timeout_seconds=health["timeout_seconds"],
+        closes=CLOSES[health["close_connections"]],
         local=data["local"],
         cache_directory=data["cache_directory"],
     )
@@ -243,11 +258,14 @@ def wishes() -> dict[str, list[str]]:
     return {"drained": [], "maintenance": []} | load(WISHES)
 
 
+def found(settings: Config) -> dict[str, dict[str, Any]]:
+    """Return target -> verdict, as the probes last found; without probes nothing is known of any."""
+    return load(FOUND) if settings.interval_seconds else {}
+
+
 def states(settings: Config) -> dict[str, str]:
-    """Return target -> state, as the probes last found; without probes every server is up."""
-    if not settings.interval_seconds:
-        return {}
-    return {target: entry.get("state", UP) for target, entry in load(FOUND).items()}
+    """Return target -> state; a server of which nothing is known is up."""
+    return {target: entry.get("state", UP) for target, entry in found(settings).items()}
 
 
 # --- What root does ----------------------------------------------------------------------------------------
@@ -318,12 +336,8 @@ def refresh() -> bool:
     return changed
 
 
-def apply() -> bool:
-    """Make nginx run what it should, and wait until it does. A nginx that is stopped reads it when it starts."""
-    settings, wish = config(), wishes()
-    wanted = includes(settings.sites, states(settings), wish["drained"], wish["maintenance"])
-    replace_includes(wanted)
-    digest = wanted["marks"].split('"')[1]
+def reload(settings: Config, digest: str) -> bool:
+    """Have nginx's workers run the lists of a digest, unless they do. One that is stopped reads them when it starts."""
     if run("systemctl", "is-active", "--quiet", "nginx.service").returncode or running_marks(settings) == digest:
         return False
     reloaded = run("systemctl", "reload", "nginx.service")
@@ -335,6 +349,33 @@ def apply() -> bool:
             raise Refusal("nginx took the reload but its workers do not answer the new server lists; see its error log")
         time.sleep(0.05)
     return True
+
+
+def close_connections(settings: Config, drained: Sequence[str]) -> None:
+    """Close those to servers that are out and too silent: nginx then asks another server, if it was a GET."""
+    known, verdicts = states(settings), found(settings)
+    closed = {
+        server.endpoint
+        for site in settings.sites
+        for server in site.servers
+        if server.name in excluded(site, known, drained)
+        and verdicts.get(site.target(server), {}).get("silence") in settings.closes
+    }
+    for endpoint in sorted(closed):
+        done = run("ss", "-H", "-n", "-t", "-K", "state", "established", "dst", endpoint)
+        if done.returncode or done.stderr:
+            # A kernel without INET_DIAG_DESTROY: what waits goes on waiting, up to the read timeout.
+            print(f"connections to {endpoint} stay: {done.stderr.strip()}", file=sys.stderr)
+
+
+def apply() -> bool:
+    """Make nginx run what it should, and wait until it does; say whether it had to be reloaded."""
+    settings, wish = config(), wishes()
+    wanted = includes(settings.sites, states(settings), wish["drained"], wish["maintenance"])
+    replace_includes(wanted)
+    reloaded = reload(settings, wanted["marks"].split('"')[1])
+    close_connections(settings, wish["drained"])
+    return reloaded
 
 
 def change_wishes(change: Callable[[dict[str, list[str]]], None]) -> bool:
@@ -470,9 +511,11 @@ def purge(options: argparse.Namespace) -> dict[str, Any]:
 async def probe(server: Server, host: str, path: str, limit: float) -> Answer:
     """Ask a server for its health, as the balancer would."""
     started = time.monotonic()
+    silence, lack = UNREACHABLE, "connection"
     try:
         async with asyncio.timeout(limit):
             reader, writer = await asyncio.open_connection(server.address, server.port)
+            silence, lack = SILENT, "answer"
             try:
                 writer.write(
                     f"GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Forwarded-Proto: https\r\n"
@@ -482,9 +525,12 @@ async def probe(server: Server, host: str, path: str, limit: float) -> Answer:
             finally:
                 writer.close()
     except TimeoutError:
-        return Answer(DOWN, f"no answer within {limit:g} s", limit)
+        return Answer(DOWN, f"no {lack} within {limit:g} s", limit, silence)
     except (OSError, ValueError) as problem:
-        return Answer(DOWN, getattr(problem, "strerror", None) or str(problem), time.monotonic() - started)
+        # So the kernel says that nobody has the address.
+        silence = UNREACHABLE if getattr(problem, "errno", None) == errno.EHOSTUNREACH else SPEAKS
+        reason = getattr(problem, "strerror", None) or str(problem)
+        return Answer(DOWN, reason, time.monotonic() - started, silence)
     seconds = time.monotonic() - started
     status = line[1] if len(line) > 1 and line[0].startswith("HTTP/") else ""
     if status == "503":

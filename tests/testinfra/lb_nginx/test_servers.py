@@ -28,6 +28,7 @@ def load(seconds: float, prefix: str, balancers: list[str] | None = None) -> Ans
         "gets": 60,
         "posts": 25,
         "prefix": prefix,
+        # Below the read timeout: what waits for a dead server must be asked elsewhere before that.
         "timeout": 15,
     }
     seen: Answer = program(HERE / "load.py", json.dumps(job))

@@ -17,6 +17,7 @@ SITES = [
     {
         "name": "site",
         "server_names": [NAME],
+        "backend_read_timeout_seconds": 2,
         "locations": [
             {"path": "/ws/", "websocket": True, "read_timeout_seconds": 3600},
             {"path": "/export/", "read_timeout_seconds": 6},
