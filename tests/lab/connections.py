@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """Hold connections through a change: run on a client host, stdlib only.
 
-  connections.py ADDRESS [--number 6] [--seconds 8]
+  connections.py ADDRESS [--number 6] [--seconds 8] [--first-port 40000]
 
 Starts as many downloads of /download as keep-alive connections that fetch /, prints `ready`, and uses the latter once
-more after --seconds. Prints one JSON document: how many of each broke, and why.
+more after --seconds; from ports of choice, if any. Prints one JSON document: how many of each broke, and why.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("address")
     parser.add_argument("--number", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--first-port", type=int, metavar="PORT", help="ports of the idle connections on this host")
     options = parser.parse_args()
     errors: list[str] = []
     servers: list[str] = []
@@ -45,7 +46,13 @@ def main() -> None:
         thread.start()
     for _ in threads:
         started.acquire()
-    idle = [http.client.HTTPConnection(options.address, 80, timeout=5) for _ in range(options.number)]
+    ports = range(options.first_port or 0, (options.first_port or 0) + options.number)
+    idle = [
+        http.client.HTTPConnection(
+            options.address, 80, timeout=5, source_address=("", port) if options.first_port else None
+        )
+        for port in ports
+    ]
 
     def use() -> int:
         good = 0

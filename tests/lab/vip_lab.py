@@ -115,9 +115,9 @@ def watch(
     return seen
 
 
-def hold(act: Callable[[], object], seconds: float = 3, address: str = ADDRESS) -> Seen:
+def hold(act: Callable[[], object], seconds: float = 3, address: str = ADDRESS, *options: str) -> Seen:
     """Keep six downloads and six idle connections, act meanwhile, and say which of them broke."""
-    client = start_on_client("connections.py", address, "--seconds", str(seconds))
+    client = start_on_client("connections.py", address, "--seconds", str(seconds), *options)
     assert client.stdout is not None
     if client.stdout.readline().strip() != "ready":
         raise LabError(client.communicate()[1])

@@ -184,8 +184,30 @@ def test_rules_are_for_the_moved_addresses_and_never_send_back() -> None:
     assert 'dup to fe80::2 device "eth0"' in six
     for part in (four, six):
         assert (
-            part.index(f"ether saddr {THEIRS} accept") < part.index("socket wildcard 0 accept") < part.index("dup to")
+            part.index(f"ether saddr {THEIRS} accept")
+            < part.index("socket wildcard 0 accept")
+            < part.index("ct state invalid goto back")
         )
+        assert "expiration" not in part
+
+
+@pytest.mark.parametrize(
+    ("limits", "ended"),
+    [
+        ({"time_wait": 120, "close": 10, "established": 432000, "unacknowledged": 300}, 120),
+        ({"time_wait": 120, "close": 10, "established": 90, "unacknowledged": 300}, 0),
+        ({}, 0),
+    ],
+)
+def test_a_port_that_is_used_again_is_not_taken_for_the_connection_that_ended(
+    limits: dict[str, int], ended: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vip, "CONNTRACK", tmp_path)
+    for name, seconds in limits.items():
+        (tmp_path / f"nf_conntrack_tcp_timeout_{name}").write_text(f"{seconds}\n")
+    assert vip.ended_seconds() == ended
+    rules = vip.forwarding_rules([ADDRESS], "eth0", THEIRS, "192.0.2.12", "", ended)
+    assert ("ct state established ct expiration <= 120s goto back" in rules) == bool(ended)
 
 
 def test_a_family_without_a_way_to_the_peer_has_no_rules() -> None:
@@ -244,6 +266,83 @@ def test_who_is_unfit_takes_nothing_over(fit: Any, monkeypatch: pytest.MonkeyPat
     forwarder = Recorder()
     assert vip.serve(fit, forwarder, "lb2", {"ask": "drain"}) == {"refused": "it is in maintenance"}
     assert forwarder.peer == ""
+
+
+def test_in_a_drain_that_nobody_planned_the_address_is_here_already(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fit, "unfit", lambda: pytest.fail("this takes too long"))
+    forwarder = Recorder()
+    assert vip.serve(fit, forwarder, "lb2", {"ask": "drain", "planned": False}) == {"refused": ""}
+    assert forwarder.peer == "lb2"
+
+
+class Loser:
+    """A balancer with connections that just lost its address, and what it tells its peer."""
+
+    def __init__(self, host: Any, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.host, self.said, self.left, self.owned = host, [], [2, 2, 2, 1, 1, 0], [[]]
+        monkeypatch.setattr(vip, "RUN", folder)
+        monkeypatch.setattr(vip, "HEARTBEAT", 0)
+        monkeypatch.setattr(vip, "run", lambda *command: self.said.append(command[0]))
+        monkeypatch.setattr(vip, "ask", self.ask)
+        monkeypatch.setattr(host, "link", lambda: vip.Link(MINE, (), "fe80::1"))
+        monkeypatch.setattr(host, "owned", lambda: self.owned.pop(0) if len(self.owned) > 1 else self.owned[0])
+        monkeypatch.setattr(host, "connections", lambda: self.left.pop(0) if len(self.left) > 1 else self.left[0])
+
+    def ask(self, _host: Any, peer: str, question: dict[str, Any]) -> dict[str, Any] | None:
+        assert (question["mac"], question["planned"]) == (MINE, False)
+        self.said.append(question["ask"])
+        return {"refused": ""}
+
+
+@pytest.fixture
+def loser(fit: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Loser:
+    return Loser(fit, tmp_path, monkeypatch)
+
+
+def test_what_runs_here_is_kept_after_a_loss(loser: Loser) -> None:
+    vip.keep(loser.host)
+    assert loser.said[-1] == "drained"
+    # The first reads of the connections are whether there are any, and how many at first.
+    assert loser.said == ["drain"] * 5 + ["drained"]
+    assert loser.left == [0]
+
+
+def test_nothing_is_kept_where_nothing_runs(loser: Loser) -> None:
+    loser.left = [0]
+    vip.keep(loser.host)
+    assert loser.said == []
+
+
+@pytest.mark.parametrize("file", ["maintenance", "leaving"])
+def test_a_planned_move_keeps_by_itself(loser: Loser, file: str) -> None:
+    vip.set_flag(file, True)
+    vip.keep(loser.host)
+    assert loser.said == []
+
+
+def test_a_dead_web_server_keeps_nothing(loser: Loser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loser.host, "unfit", lambda: "its web server does not answer")
+    vip.keep(loser.host)
+    assert loser.said == ["drain", "drained"]
+
+
+def test_a_peer_that_is_cut_off_keeps_nothing(loser: Loser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vip, "ask", lambda *_: None)
+    vip.keep(loser.host)
+    assert len(loser.left) == 5, "asked for its connections once"
+
+
+def test_an_address_that_comes_back_ends_it(loser: Loser) -> None:
+    loser.owned, loser.left = [[], [], [ADDRESS]], [2]
+    vip.keep(loser.host)
+    assert loser.said == ["drain", "drain", "drained"]
+
+
+def test_connections_that_do_not_end_are_asked_to(loser: Loser) -> None:
+    loser.left, loser.host.drain_seconds = [2], 0.2
+    vip.keep(loser.host)
+    assert loser.said.count("systemctl") == 1
+    assert loser.said[-1] == "drained"
 
 
 def test_unknown_questions_get_no_answer(fit: Any) -> None:

@@ -112,6 +112,24 @@ class TestKeepalived:
         assert settled() == other(owner)
         print(f"figure: planned switchover ({address}): 0 of 6 downloads and 0 of 6 idle connections broke")
 
+    def test_a_port_that_is_used_again_breaks_no_connection(self, owner: str) -> None:
+        """A client was here, follows to the other balancer with the same port, and comes back: nobody mixes them up."""
+        track = "table inet lab_track { chain all { type filter hook prerouting priority 0; ct state new accept; }; }"
+        on(owner, f"nft '{track}'")
+        try:
+            wait_for_peers()
+            # HTTP/1.0, so that nginx closes: the client may use the port again at once.
+            on(CLIENT, f"for p in $(seq 40000 40005); do curl -s0 --local-port $p http://{ADDRESS}/ >/dev/null; done")
+            on(owner, "webstack-vip switchover; webstack-vip rejoin")
+            assert settled() == other(owner)
+            wait_for_peers()
+            back = "webstack-vip switchover"
+            seen = hold(lambda: on(other(owner), back), 3, ADDRESS, "--first-port", "40000")
+            assert (seen["downloads_broken"], seen["idle_broken"]) == (0, 0), seen
+            assert seen["servers"] == [other(owner)]
+        finally:
+            on(owner, "nft delete table inet lab_track")
+
     def test_a_restart_of_the_web_server_breaks_no_download(self, owner: str) -> None:
         wait_for_peers()
         seen = hold(lambda: on(owner, "systemctl restart nginx"))
@@ -223,6 +241,23 @@ class TestDoctor:
         # Only a connection whose handshake is under way when the network learns another owner can be lost.
         assert seen["failed"] <= 1, seen
         settled()
+
+    def test_healing_breaks_no_connection_of_the_one_that_steps_back(self, owner: str) -> None:
+        keeper, second = HOSTS
+        if owner != keeper:
+            on(owner, "webstack-vip switchover; webstack-vip rejoin")
+        assert settled() == keeper
+        wait_for_peers()
+        partition("all")
+        try:
+            time.sleep(1)
+            # Clients follow the last announcement, so they are at the second, which steps back.
+            seen = hold(heal)
+        finally:
+            heal()
+        assert (seen["downloads_broken"], seen["idle_broken"]) == (0, 0), seen
+        assert seen["servers"] == [second], seen
+        assert settled() == keeper
 
     def test_it_finds_two_owners_and_alarms(self, owner: str) -> None:
         partition("vrrp")
