@@ -8,6 +8,7 @@ import itertools
 import json
 import pathlib
 import sys
+import threading
 import time
 from types import ModuleType
 from typing import Any
@@ -155,7 +156,7 @@ def test_the_link_is_read_with_the_address_that_never_moves() -> None:
 
 
 def test_a_client_that_is_gone_holds_up_no_drain() -> None:
-    """As `ss -o` prints them: under way, idle with keep-alive, a paused download, and three that nobody answers."""
+    """As `ss -o` prints them: four that live and a handshake that just began; four that nobody answers."""
     sockets = """\
 ESTAB      0 0     192.0.2.100:443 198.51.100.1:40000
 ESTAB      0 0     192.0.2.100:443 198.51.100.1:40001 timer:(keepalive,1min4sec,0)
@@ -164,8 +165,10 @@ ESTAB      0 1200  192.0.2.100:443 198.51.100.1:40003 timer:(on,204ms,4)
 ESTAB      0 1200  192.0.2.100:443 198.51.100.2:40000 timer:(on,12sec,6)
 FIN-WAIT-1 0 1     [2001:db8::100]:80 [2001:db8::1]:47008 timer:(persist,1.912sec,5)
 LAST-ACK   0 1     192.0.2.100:80  198.51.100.2:40001 timer:(on,,5)
+SYN-RECV   0 0     192.0.2.100:80  198.51.100.2:40002 timer:(on,1.2sec,1)
+SYN-RECV   0 0     192.0.2.100:80  198.51.100.2:40003 timer:(on,3.1sec,2)
 """
-    assert vip.living(sockets) == 4
+    assert vip.living(sockets) == 5
     assert vip.living("") == 0
 
 
@@ -280,6 +283,7 @@ class Loser:
 
     def __init__(self, host: Any, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.host, self.said, self.left, self.owned = host, [], [2, 2, 2, 1, 1, 0], [[]]
+        self.newer = threading.Event()
         monkeypatch.setattr(vip, "RUN", folder)
         monkeypatch.setattr(vip, "HEARTBEAT", 0)
         monkeypatch.setattr(vip, "run", lambda *command: self.said.append(command[0]))
@@ -300,7 +304,7 @@ def loser(fit: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_what_runs_here_is_kept_after_a_loss(loser: Loser) -> None:
-    vip.keep(loser.host)
+    vip.keep(loser.host, loser.newer)
     assert loser.said[-1] == "drained"
     # The first reads of the connections are whether there are any, and how many at first.
     assert loser.said == ["drain"] * 5 + ["drained"]
@@ -309,38 +313,44 @@ def test_what_runs_here_is_kept_after_a_loss(loser: Loser) -> None:
 
 def test_nothing_is_kept_where_nothing_runs(loser: Loser) -> None:
     loser.left = [0]
-    vip.keep(loser.host)
+    vip.keep(loser.host, loser.newer)
     assert loser.said == []
 
 
 @pytest.mark.parametrize("file", ["maintenance", "leaving"])
 def test_a_planned_move_keeps_by_itself(loser: Loser, file: str) -> None:
     vip.set_flag(file, True)
-    vip.keep(loser.host)
+    vip.keep(loser.host, loser.newer)
     assert loser.said == []
 
 
 def test_a_dead_web_server_keeps_nothing(loser: Loser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loser.host, "unfit", lambda: "its web server does not answer")
-    vip.keep(loser.host)
+    vip.keep(loser.host, loser.newer)
     assert loser.said == ["drain", "drained"]
 
 
 def test_a_peer_that_is_cut_off_keeps_nothing(loser: Loser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vip, "ask", lambda *_: None)
-    vip.keep(loser.host)
+    vip.keep(loser.host, loser.newer)
     assert len(loser.left) == 5, "asked for its connections once"
 
 
 def test_an_address_that_comes_back_ends_it(loser: Loser) -> None:
     loser.owned, loser.left = [[], [], [ADDRESS]], [2]
-    vip.keep(loser.host)
+    vip.keep(loser.host, loser.newer)
     assert loser.said == ["drain", "drain", "drained"]
+
+
+def test_a_newer_loss_takes_over(loser: Loser, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loser.host, "unfit", lambda: loser.newer.set() or "")
+    vip.keep(loser.host, loser.newer)
+    assert loser.said == ["drain"], "the newer one says when it is over"
 
 
 def test_connections_that_do_not_end_are_asked_to(loser: Loser) -> None:
     loser.left, loser.host.drain_seconds = [2], 0.2
-    vip.keep(loser.host)
+    vip.keep(loser.host, loser.newer)
     assert loser.said.count("systemctl") == 1
     assert loser.said[-1] == "drained"
 

@@ -114,12 +114,21 @@ class TestKeepalived:
 
     def test_a_port_that_is_used_again_breaks_no_connection(self, owner: str) -> None:
         """A client was here, follows to the other balancer with the same port, and comes back: nobody mixes them up."""
-        track = "table inet lab_track { chain all { type filter hook prerouting priority 0; ct state new accept; }; }"
+        track = (
+            "table inet lab_track { chain tracked { type filter hook prerouting priority 0; ct state new accept; }; }"
+        )
         on(owner, f"nft '{track}'")
         try:
             wait_for_peers()
-            # HTTP/1.0, so that nginx closes: the client may use the port again at once.
-            on(CLIENT, f"for p in $(seq 40000 40005); do curl -s0 --local-port $p http://{ADDRESS}/ >/dev/null; done")
+            # Waits for the end of file, so that nginx closes first: the client may use the port again at once.
+            ask = (
+                "import socket\n"
+                "for port in range(40000, 40006):\n"
+                f"    with socket.create_connection(('{ADDRESS}', 80), 5, ('', port)) as line:\n"
+                "        line.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')\n"
+                "        while line.recv(65536): pass\n"
+            )
+            on(CLIENT, f'python3 -c "{ask}"')
             on(owner, "webstack-vip switchover; webstack-vip rejoin")
             assert settled() == other(owner)
             wait_for_peers()
