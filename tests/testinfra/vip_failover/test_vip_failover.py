@@ -118,12 +118,14 @@ class TestKeepalived:
             "table inet lab_track { chain tracked { type filter hook prerouting priority 0; ct state new accept; }; }"
         )
         on(owner, f"nft '{track}'")
+        # Others than a minute ago, when this client closed them.
+        first = 40000 + 6 * int(time.time() % 1000)
         try:
             wait_for_peers()
             # Waits for the end of file, so that nginx closes first: the client may use the port again at once.
             ask = (
                 "import socket\n"
-                "for port in range(40000, 40006):\n"
+                f"for port in range({first}, {first + 6}):\n"
                 f"    with socket.create_connection(('{ADDRESS}', 80), 5, ('', port)) as line:\n"
                 "        line.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n')\n"
                 "        while line.recv(65536): pass\n"
@@ -133,7 +135,7 @@ class TestKeepalived:
             assert settled() == other(owner)
             wait_for_peers()
             back = "webstack-vip switchover"
-            seen = hold(lambda: on(other(owner), back), 3, ADDRESS, "--first-port", "40000")
+            seen = hold(lambda: on(other(owner), back), 3, ADDRESS, "--first-port", str(first))
             assert (seen["downloads_broken"], seen["idle_broken"]) == (0, 0), seen
             assert seen["servers"] == [other(owner)]
         finally:
@@ -421,6 +423,14 @@ class TestActiveActive:
         tell("active-active, it returns", back)
         assert back["failed"] == 0, back
         assert (owners(), owners(self.second)) == (["vip-lb1"], ["vip-lb2"])
+
+    def test_taking_its_share_back_breaks_no_connection(self) -> None:
+        on("vip-lb2", "webstack-vip switchover")
+        assert settled(address=self.second) == "vip-lb1"
+        seen = hold(lambda: on("vip-lb2", "webstack-vip rejoin"), 6, self.second)
+        assert owners(self.second) == ["vip-lb2"], "it did not take it back meanwhile"
+        assert (seen["downloads_broken"], seen["idle_broken"]) == (0, 0), seen
+        assert seen["servers"] == ["vip-lb1"], seen
 
 
 # --- hook -------------------------------------------------------------------------------------------
