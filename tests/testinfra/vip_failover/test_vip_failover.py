@@ -517,6 +517,7 @@ class TestClassic:
         again = play("vip_failover", **self.settings)
         assert again.returncode == 0
         assert again.stdout.count("changed=0") == len(HOSTS), again.stdout
+        wait_for_peers()
 
     def test_a_killed_host_loses_the_address_within_the_interval(self) -> None:
         name = settled()
