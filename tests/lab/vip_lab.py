@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import random
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -319,6 +320,8 @@ class Engine:
     faults: Mapping[str, Callable[[str], object]]
     address: str = ADDRESS
     owner: Callable[[], str] = field(default=lambda: settled(20))
+    #: How often it looks, in seconds: faults come at any moment in between.
+    period: float = 0
 
 
 _KILL = {"host killed": lambda name: docker("kill", name)}
@@ -335,9 +338,10 @@ ENGINES = [
         0.05,
         17,
         _MOVES,
+        period=5,
     ),
     # As it comes: it looks once a minute, and at dead hosts only.
-    Engine("classic, every 60 s", CLASSIC, 0.25, 140, _KILL),
+    Engine("classic, every 60 s", CLASSIC, 0.25, 140, _KILL, period=60),
 ]
 
 
@@ -345,6 +349,7 @@ def engine_round(engine: Engine, act: Callable[[str], object]) -> Seen:
     """Do it to the owner of the moment, see what the client sees, and undo it."""
     wait_for_peers()
     name = engine.owner()
+    time.sleep(random.uniform(0, engine.period))
     seen = watch(lambda: act(name), engine.seconds, engine.interval, f"http://{engine.address}/")
     if not alive(name):
         boot(name)
