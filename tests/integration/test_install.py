@@ -17,11 +17,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN = pathlib.Path(sys.executable).parent
 
 
+def _without_settings() -> dict[str, str]:
+    """Return the environment without what this shell tells Ansible, such as where this collection is already."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")}
+
+
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """A folder with nothing but the installed collection; the working directory of the user."""
     work = tmp_path_factory.mktemp("installed")
-    environment = {**os.environ, "ANSIBLE_HOME": str(work / "home")}
+    environment = {**_without_settings(), "ANSIBLE_HOME": str(work / "home")}
     for command in (
         ["ansible-galaxy", "collection", "build", "--output-path", str(work), str(ROOT)],
         ["ansible-galaxy", "collection", "install", "--no-deps", "-p", str(work / "collections"),
@@ -42,8 +47,7 @@ def version() -> str:
 
 
 def run(installed: pathlib.Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")}
-    environment |= {
+    environment = _without_settings() | {
         "ANSIBLE_COLLECTIONS_PATH": str(installed / "collections"),
         "ANSIBLE_HOME": str(installed / "home"),
     }
