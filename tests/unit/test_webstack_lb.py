@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import sys
+import types
 from typing import Any
 
 import pytest
@@ -403,8 +404,7 @@ def test_the_status_is_never_older_than_a_drain(monkeypatch: pytest.MonkeyPatch)
         if len(waits) == 3:
             tool.STATUS.write_text(json.dumps({"time": clock + 0.5}))
 
-    monkeypatch.setattr(tool.time, "sleep", wait)
-    monkeypatch.setattr(tool.time, "time", lambda: clock + sum(waits))
+    monkeypatch.setattr(tool, "time", types.SimpleNamespace(sleep=wait, time=lambda: clock + sum(waits)))
     assert tool.last_status() == {"time": clock + 0.5}
     assert len(waits) == 3
     # A service that is dead writes nothing more.

@@ -19,7 +19,11 @@ def servers_return() -> Iterator[None]:
         commands = [["docker", "exec", name, "sh", "-c", MEND] for name in SERVERS]
         list(pool.map(lambda command: subprocess.run(command, check=True, capture_output=True), commands))
     # One that came and went before needs more good answers than two; forgetting that is the test's privilege.
-    forget = "systemctl stop webstack-lb; rm -f /var/lib/webstack-lb/probes/found.json; systemctl start webstack-lb"
+    # nginx, too, remembers for a while who failed, until it is reloaded.
+    forget = (
+        "systemctl stop webstack-lb; rm -f /var/lib/webstack-lb/probes/found.json; systemctl reload-or-restart nginx; "
+        "systemctl start webstack-lb"
+    )
     for name in ("nginx-lb1", "nginx-lb2"):
         subprocess.run(["docker", "exec", name, "sh", "-c", forget], check=True, capture_output=True)
         until_asked(set(SERVERS), name=name)
