@@ -23,7 +23,7 @@ demo-down: ## remove the demo without a trace
 	@tools/demo.sh down
 
 .PHONY: test
-test: setup ## every check, fast ones first (about half an hour)
+test: setup ## every check, fast ones first (some 50 minutes)
 	@.venv/bin/python tools/check.py
 
 .PHONY: lint
