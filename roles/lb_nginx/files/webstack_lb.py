@@ -354,13 +354,13 @@ def reload(settings: Config, digest: str) -> bool:
 def close_connections(settings: Config, drained: Sequence[str]) -> None:
     """Close those to servers that are out and too silent: nginx then asks another server, if it was a GET."""
     known, verdicts = states(settings), found(settings)
-    closed = {
-        server.endpoint
-        for site in settings.sites
-        for server in site.servers
-        if server.name in excluded(site, known, drained)
-        and verdicts.get(site.target(server), {}).get("silence") in settings.closes
-    }
+    closed: set[str] = set()
+    for site in settings.sites:
+        out = excluded(site, known, drained)
+        for server in site.servers:
+            silence = verdicts.get(site.target(server), {}).get("silence")
+            if server.name in out and silence in settings.closes:
+                closed.add(server.endpoint)
     for endpoint in sorted(closed):
         done = run("ss", "-H", "-n", "-t", "-K", "state", "established", "dst", endpoint)
         if done.returncode or done.stderr:
