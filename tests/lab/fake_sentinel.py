@@ -9,7 +9,7 @@ from typing import Any
 
 
 class FakeSentinel:
-    """Answers SENTINEL MASTER and GET-MASTER-ADDR-BY-NAME, and tells its listeners what it is told to tell."""
+    """Answers SENTINEL MASTER and REPLICAS, and tells its listeners what it is told to tell."""
 
     def __init__(self, masters: dict[str, int]) -> None:
         self.masters = {
@@ -54,8 +54,17 @@ class FakeSentinel:
         state = self.masters[name]
         before, state["port"] = state["port"], port
         state["epoch"] += 1
+        state |= {"flags": "master", "promoted": None}
         if tell:
             self.tell("+switch-master", f"{name} 127.0.0.1 {before} 127.0.0.1 {port}")
+
+    def lead(self, name: str, port: int, tell: bool = True) -> None:
+        """Let it promote a server, and not know yet that it is one."""
+        state = self.masters[name]
+        state |= {"flags": "s_down,o_down,master,failover_in_progress", "promoted": port}
+        if tell:
+            told = f"slave 127.0.0.1:{port} 127.0.0.1 {port} @ {name} 127.0.0.1 {state['port']}"
+            self.tell("+failover-state-wait-promotion", told)
 
     def tell(self, channel: str, text: str) -> None:
         message = _array(_bulk("message"), _bulk(channel), _bulk(text))
@@ -103,10 +112,10 @@ class FakeSentinel:
                     "num-slaves": state.get("replicas", 1),
                 }
                 return _array(*[_bulk(str(word)) for pair in pairs.items() for word in pair])
-            case ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name] if name in self.masters:
-                return _array(_bulk("127.0.0.1"), _bulk(str(self.masters[name]["port"])))
-            case ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", _]:
-                return b"*-1\r\n"
+            case ["SENTINEL", "REPLICAS", name] if name in self.masters:
+                port = self.masters[name].get("promoted")
+                words = ["ip", "127.0.0.1", "port", str(port), "flags", "slave,promoted"]
+                return _array(*[_array(*map(_bulk, words))] if port else [])
             case ["SENTINEL", *_]:
                 return b"-ERR No such master with that name\r\n"
             case _:

@@ -17,7 +17,7 @@ import redis
 
 from . import metrics
 from .configuration import Access, Address, Configuration, ConfigurationError, Layout, load
-from .connections import UNREACHABLE, Command, Connector, Pool, is_refusal, pack
+from .connections import UNREACHABLE, Command, Connector, Pool, is_refusal, pack, read
 from .ring import Ring
 from .sentinels import LEASE_SECONDS, Sentinels
 from .shard import Shard, ShardUnavailable
@@ -293,7 +293,7 @@ class _Round:
                     # its 250 ms, too.
                     if silent and not connection.can_read(0):
                         raise redis.TimeoutError("Timeout reading from socket")
-                    replies[name] = [_read(connection) for _ in range(count)]
+                    replies[name] = [read(connection) for _ in range(count)]
                 except UNREACHABLE as exc:
                     silent = silent or isinstance(exc, redis.TimeoutError)
                     sent.pop()
@@ -312,13 +312,6 @@ class _Round:
             for _, _, connection, _ in sent:
                 connection.disconnect()
         return again
-
-
-def _read(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except redis.ResponseError as exc:
-        return exc
 
 
 class _Clusters:

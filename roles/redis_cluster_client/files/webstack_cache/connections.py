@@ -207,14 +207,31 @@ class Pool(redis.ConnectionPool):
         self.drop_idle()
 
 
-def ask(pool: Pool, *commands: Command) -> list[Any]:
-    """Send the commands to a server and return all replies; the first error reply is raised."""
+def read(connection: Any) -> Any:
+    """Return the next reply; an error reply is returned as well, not raised."""
+    try:
+        return connection.read_response()
+    except redis.ResponseError as exc:
+        return exc
+
+
+def ask_each(pool: Pool, *commands: Command) -> list[Any]:
+    """Send the commands to a server and return all replies, an error reply in its place."""
     connection = pool.get_connection()
     try:
         connection.send_packed_command([pack(commands)], check_health=False)
-        replies = [connection.read_response() for _ in commands]
+        replies = [read(connection) for _ in commands]
     except BaseException:
         connection.disconnect()  # with what was not read
         raise
     pool.release(connection)
+    return replies
+
+
+def ask(pool: Pool, *commands: Command) -> list[Any]:
+    """Send the commands to a server and return all replies; the first error reply is raised."""
+    replies = ask_each(pool, *commands)
+    for reply in replies:
+        if isinstance(reply, redis.ResponseError):
+            raise reply
     return replies

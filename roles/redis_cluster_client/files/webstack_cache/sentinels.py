@@ -18,7 +18,7 @@ import redis
 from redis.sentinel import MasterNotFoundError
 
 from .configuration import Address
-from .connections import UNREACHABLE, Command, Connector, Pool, ask
+from .connections import UNREACHABLE, Command, Connector, Pool, ask_each
 
 logger = logging.getLogger("webstack_cache")
 
@@ -31,7 +31,14 @@ PATIENCE_SECONDS = 0.25
 IDLE_SECONDS = 30.0
 RETRY_SECONDS = 0.5
 
-_NEWS = ("+switch-master", "+sdown", "+odown")
+# How long a promoted server is the master for us before the sentinels call it so. They do within a second. Less than
+# the time for which written keys are remembered: what it took in vain can still be deleted from the other one.
+UNCONFIRMED_SECONDS = 1.5
+# How long the news of those who are there waits for the news of the others.
+OTHERS_SECONDS = 0.05
+
+_PROMOTION = "+failover-state-wait-promotion"
+_NEWS = ("+switch-master", _PROMOTION, "+sdown", "+odown")
 
 
 class _Sentinel:
@@ -44,8 +51,9 @@ class _Sentinel:
         self.questions = Pool.to(address, connector)
 
     def ask(self, *commands: Command) -> list[object]:
+        """Return the replies, an error reply in its place."""
         try:
-            return ask(self.questions, *commands)
+            return ask_each(self.questions, *commands)
         except UNREACHABLE:
             # Passed over from now on, until its listener hears from it again.
             self.heard = 0.0
@@ -81,6 +89,7 @@ class Sentinels:
         self._news = threading.Condition()
         self._wanted_until = 0.0
         self._alone = False
+        self._unconfirmed: dict[tuple[str, Address], float] = {}
         self.heard = 0.0
         for sentinel in self._sentinels:
             sentinel.heard = 0.0
@@ -98,6 +107,8 @@ class Sentinels:
         if now - self.heard > LEASE_SECONDS and not self._alone:
             self._listen()
             self._wait(lambda: self.heard >= now - LEASE_SECONDS)
+            # Only the one that leads a fail-over knows of it from the beginning.
+            self._wait(lambda: len(self._heard_since(now - LEASE_SECONDS)) == len(self._sentinels), OTHERS_SECONDS)
             # No sentinel at all: the cache goes on with the servers that it has, and does not wait again.
             if self.heard < now - LEASE_SECONDS and not self._alone:
                 self._alone = True
@@ -112,7 +123,8 @@ class Sentinels:
         """Return the address of a shard's master; MasterNotFoundError where there is none that could be used.
 
         All sentinels that are heard are asked, and the one with the newest configuration is right: after a
-        fail-over the others follow within a moment.
+        fail-over the others follow within a moment. A server that one of them promotes is the master already, if
+        it says so itself, which is for the caller to ask: the sentinel finds out up to a second later.
         """
         now = time.monotonic()
         self.wanted(now)
@@ -123,14 +135,20 @@ class Sentinels:
         problem = "no sentinel answers"
         for sentinel in self._heard_since(now - LEASE_SECONDS):
             try:
-                (reply,) = sentinel.ask(("SENTINEL", "MASTER", name))
-            except (redis.RedisError, OSError) as exc:  # silent, or does not know the shard
+                reply, replicas = sentinel.ask(("SENTINEL", "MASTER", name), ("SENTINEL", "REPLICAS", name))
+            except (redis.RedisError, OSError) as exc:
                 problem = str(exc)
                 continue
             state = _pairs(reply)
+            if not state:  # it does not know the shard
+                problem = str(reply)
+                continue
             flags = state["flags"].split(",")
             # Without a replica it comes to nothing, however long the sentinels vote about it.
             if "failover_in_progress" in flags and state["num-slaves"] != "0":
+                for replica in map(_pairs, replicas if isinstance(replicas, list) else ()):
+                    if "promoted" in replica["flags"].split(","):
+                        return self._to_be_confirmed(name, _address(replica["ip"], replica["port"]))
                 raise MasterNotFoundError(f"a replica of {name} is being promoted")
             answers += 1
             down += "s_down" in flags or "o_down" in flags
@@ -146,10 +164,14 @@ class Sentinels:
     def _heard_since(self, moment: float) -> list[_Sentinel]:
         return [sentinel for sentinel in self._sentinels if sentinel.heard >= moment]
 
-    def _wait(self, condition: Callable[[], bool]) -> None:
+    def _wait(self, condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> None:
         if not condition() and not self._alone:
             with self._news:
-                self._news.wait_for(condition, PATIENCE_SECONDS)
+                self._news.wait_for(condition, seconds)
+
+    def _to_be_confirmed(self, name: str, address: Address) -> Address:
+        self._unconfirmed.setdefault((name, address), time.monotonic() + UNCONFIRMED_SECONDS)
+        return address
 
     # What the threads do
 
@@ -198,6 +220,7 @@ class Sentinels:
             self._is_heard(sentinel, begin)
             asked = 0.0
             while time.monotonic() < self._wanted_until:
+                self._doubt_what_nobody_confirms()
                 if connection.can_read(PING_SECONDS):
                     message = connection.read_response()
                     if message[0] == b"message":
@@ -229,10 +252,13 @@ class Sentinels:
         if not masters:
             sentinel.ask(("PING",))
             return
-        replies = sentinel.ask(*[("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name) for name in masters])
+        replies = sentinel.ask(*[("SENTINEL", "MASTER", name) for name in masters])
         for (name, address), reply in zip(masters.items(), replies, strict=True):
-            other = _address(*reply) if isinstance(reply, list) else None
-            if other != address:
+            state = _pairs(reply)
+            other = _address(state["ip"], state["port"]) if state else None
+            if "failover_in_progress" in state.get("flags", ""):
+                self._doubt(name, f"is replaced by {sentinel.address}", None)
+            elif other != address and (name, address) not in self._unconfirmed:
                 self._doubt(name, f"{sentinel.address} knows another master", other)
 
     def _tell(self, event: str, words: list[str]) -> None:
@@ -240,10 +266,24 @@ class Sentinels:
         if event == "+switch-master":
             name, _, _, *after = words
             heir = _address(*after)
+            self._unconfirmed.pop((name, heir), None)
             if self._masters().get(name) != heir:
                 self._doubt(name, f"{heir} took over", heir)
+        elif event == _PROMOTION:
+            _, _, *after, _, name, _, _ = words
+            heir = _address(*after)
+            if self._masters().get(name) != heir:
+                self._doubt(name, f"{heir} is promoted", heir)
         elif words[0] == "master" and self._masters().get(words[1]) == _address(*words[2:4]):
             self._doubt(words[1], "is down for a sentinel", None)
+
+    def _doubt_what_nobody_confirms(self) -> None:
+        """Look again for a master that was promoted, if the sentinel that did so fell silent before it told all."""
+        for (name, address), until in list(self._unconfirmed.items()):
+            # Several threads look, one of them takes it out.
+            late = time.monotonic() > until and self._unconfirmed.pop((name, address), 0.0)
+            if late and self._masters().get(name) == address:
+                self._doubt(name, f"{address} was promoted, and no sentinel says that it is the master", None)
 
 
 def _address(host: str | bytes, port: str | bytes) -> Address:

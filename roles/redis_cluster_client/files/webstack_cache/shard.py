@@ -31,6 +31,8 @@ CALLS_TO_REMEMBER = 4096
 CHANGE_SECONDS = 0.2
 # How long after the news of a new master a lost write is told to it directly.
 NEWS_SECONDS = 1.0
+# How long a server that was told to be the master may take to be it.
+PROMOTION_SECONDS = 0.1
 # How long a replica is read on after it lost its master, or became the master itself, before a sentinel says so.
 ORPHAN_SECONDS = 10.0
 
@@ -143,11 +145,23 @@ class Master(Server):
             self._pause = CHANGE_SECONDS
             self._owe_what_was_written_lately()
         with Pool.to(address, self.shard.connector) as pool:
-            _, role = ask(pool, ("PING",), ("ROLE",))
-            if role[0] != b"master":
-                raise redis.ConnectionError(f"{address} is no master")
+            self._see_that_it_is_the_master(pool, address)
             self.debt.pay(pool)
         return self._pause
+
+    def _see_that_it_is_the_master(self, pool: Pool, address: Address) -> None:
+        """Raise unless the server says so. The news of a promotion comes before it, and it ends all connections."""
+        until = time.monotonic() + PROMOTION_SECONDS
+        while True:
+            try:
+                _, role = ask(pool, ("PING",), ("ROLE",))
+                if role[0] == b"master":
+                    return
+                raise redis.ConnectionError(f"{address} is no master")
+            except redis.ConnectionError:
+                if self._heir_in_the_news() != address or time.monotonic() > until:
+                    raise
+            time.sleep(PROMOTION_SECONDS / 20)
 
     def succeeded(self) -> None:
         super().succeeded()
@@ -178,9 +192,8 @@ class Master(Server):
         heir = self._heir[0]
         assert heir is not None
         with contextlib.suppress(redis.RedisError, OSError), Pool.to(heir, self.shard.connector) as pool:
-            (role,) = ask(pool, ("ROLE",))
-            if role[0] == b"master":
-                self.debt.pay(pool)
+            self._see_that_it_is_the_master(pool, heir)
+            self.debt.pay(pool)
 
     def _owe_what_was_written_lately(self) -> None:
         since = min(time.monotonic() - LATELY_SECONDS, self._answered - LAG_SECONDS)
@@ -219,17 +232,35 @@ class Replica(Server):
                 continue
             try:
                 with Pool.to(address, self.shard.connector) as pool:
-                    ((role, *state),) = ask(pool, ("ROLE",))
+                    if self._may_be_read(address, pool):
+                        return address
             except redis.RedisError as exc:
                 problem = str(exc)
                 continue
-            # One that was master and does not know better has old values only. Not so the one that was read until
-            # now: its master died, or it was promoted this moment, which ends every connection to it.
-            self._follows = role == b"slave" and state[2] == b"connected"
-            if self._follows or (address == self.address and time.monotonic() < self._followed_until + ORPHAN_SECONDS):
-                return address
             problem = f"{address} follows no master"
         raise redis.ConnectionError(problem)
+
+    def _may_be_read(self, address: Address, pool: Pool) -> bool:
+        """Tell whether it follows its master, or did until now.
+
+        One that was master and does not know better has old values only. Not so the one that was read until now: its
+        master died, or it was promoted this moment, which ends every connection to it.
+        """
+        ((role, *state),) = ask(pool, ("ROLE",))
+        self._follows = role == b"slave" and state[2] == b"connected"
+        return self._follows or (address == self.address and time.monotonic() < self._followed_until + ORPHAN_SECONDS)
+
+    def resumes(self) -> bool:
+        """Connect anew to a server that ended the connections, as at its promotion; tell whether it is read on."""
+        if self._state != CLOSED or self.address is None:
+            return False
+        if self._follows:
+            self._followed_until = time.monotonic()
+        self.pool.drop_idle()
+        try:
+            return self._may_be_read(self.address, self.pool)
+        except redis.RedisError:
+            return False
 
     def recover(self) -> float | None:
         self.address = self.find()
@@ -359,6 +390,7 @@ class Shard:
         """
         packed = pack((command,))
         error: BaseException | None = None
+        tried: list[Pool] = []
         started = metrics.clock() if metrics.listeners else 0.0
         while (pool := self.route(write)) is not None:
             try:
@@ -367,8 +399,8 @@ class Shard:
                 if not self.serves_not(exc):
                     raise
                 error = exc
-                if self.may_try_again(pool, exc, repeat):
-                    repeat = repeat and pool is not self.master.pool
+                if self.may_try_again(pool, exc, repeat and pool not in tried):
+                    tried.append(pool)
                     continue
                 if isinstance(exc, UNREACHABLE):
                     self.failed(exc)
@@ -390,9 +422,10 @@ class Shard:
         return isinstance(error, UNREACHABLE) or is_refusal(error)
 
     def may_try_again(self, pool: Pool, error: BaseException, repeat: bool) -> bool:
-        """Tell whether a command that failed there may be sent again: to the master if this was the replica."""
+        """Tell whether a command that failed there may be sent again: perhaps to the master if this was the replica."""
         if self.replica and pool is self.replica.pool:
-            self.replica.open(f"does not serve: {error}")
+            if not (repeat and is_worth_repeating(error) and self.replica.resumes()):
+                self.replica.open(f"does not serve: {error}")
             return True
         pool.drop_idle()  # after a restart none of them works
         return repeat and is_worth_repeating(error)
