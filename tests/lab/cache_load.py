@@ -1,8 +1,8 @@
 """Load on the sharded cache that knows what every read must return, or more: run it while servers fail.
 
-Each process writes its own keys, a version higher each time, and reads everybody's, and some that are written only
-once. Versions stand in memory that the processes share: a read that returns an older one than was written before the
-read began is stale. The last process sleeps for seconds at a time, as a worker of a quiet site does, and then reads
+Each process writes its own keys, a version higher each time, and reads everybody's, and some that nobody changes.
+Versions stand in memory that the processes share: a read that returns an older one than was written before the read
+began is stale. The last process sleeps for seconds at a time, as a worker of a quiet site does, and then reads
 everything.
 
     PYTHONPATH=/opt/webstack/python python cache_load.py --seconds 10 --processes 4
@@ -15,8 +15,9 @@ SIGTERM ends it early. Prints `ready` once every process works, and at the end o
     stale_reads             the first of both, each [seconds, process, key, version read, version written, kind]
     longest_call, stalled   seconds: the longest call, and all calls over 100 ms of one process together, at the worst
     shards                  for each, in seconds, at the worst process: `misses`, the longest time from a miss until the
-                            next hit, and `unwritten`, the longest without a write; `median` and `p95` of the calls
-                            to it; and how many `hits` and `reads`
+                            next hit, of the keys that nobody changes; `forgotten`, the same of the others, which
+                            a new master may not keep; and `unwritten`, the longest without a write; `median` and
+                            `p95` of the calls to it; and how many `hits` and `reads`
 """
 
 from __future__ import annotations
@@ -43,11 +44,14 @@ import django  # noqa: E402
 django.setup()
 
 from webstack_cache import RingCache  # noqa: E402
+from webstack_cache.shard import LATELY_SECONDS  # noqa: E402
 
-KEYS = 400
-# The others are written once, before it begins, as most of what a cache holds has not been written in the last seconds.
+KEYS = 600
+# The others are written before it begins and where they are missing, as most of what a cache holds.
 WRITTEN = 300
 MANY = 30
+# Some on every shard.
+LAST = 60
 NOTED = 20
 # What takes less may have waited for a processor of a crowded machine; the cache waits for 250 ms or not at all.
 STALL = 0.1
@@ -152,8 +156,10 @@ class Worker:
     def _judge(self, number: int, shard: str, version: int | None, done: int, written: int) -> None:
         series = self.shards[shard]
         now = time.monotonic()
-        series.note(now, version is not None)
+        series.note(now, version is not None, number >= WRITTEN)
         if version is None:
+            if number >= WRITTEN:
+                self._call(shard, self._cache.add, name(number), written)
             return
         if version >= written:
             return
@@ -169,30 +175,34 @@ class Series:
 
     def __init__(self) -> None:
         self.reads = self.hits = 0
-        self.misses = self.unwritten = 0.0
-        self._missed_since: float | None = None
+        self.misses = self.forgotten = self.unwritten = 0.0
+        # For each kind of key.
+        self._missed_since: dict[bool, float] = {}
         self.wrote: list[float] = []
         self.times: list[float] = []
 
-    def note(self, now: float, hit: bool) -> None:
+    def note(self, now: float, hit: bool, unchanged: bool) -> None:
         self.reads += 1
         self.hits += hit
         if hit:
-            self._found(now)
-        elif self._missed_since is None:
-            self._missed_since = now
+            self._found(now, unchanged)
+        else:
+            self._missed_since.setdefault(unchanged, now)
 
-    def _found(self, now: float) -> None:
-        if self._missed_since is not None:
-            self.misses = max(self.misses, now - self._missed_since)
-            self._missed_since = None
+    def _found(self, now: float, unchanged: bool) -> None:
+        since = self._missed_since.pop(unchanged, now)
+        if unchanged:
+            self.misses = max(self.misses, now - since)
+        else:
+            self.forgotten = max(self.forgotten, now - since)
 
     def close(self, begin: float, end: float, sleepy: bool) -> None:
         """Make figures of the moments. Who sleeps most of the time sees no end of misses."""
-        self._found(end)
+        for unchanged in (True, False):
+            self._found(end, unchanged)
         self.unwritten = longest_gap([begin, *self.wrote, end])
         if sleepy:
-            self.misses = self.unwritten = 0.0
+            self.misses = self.forgotten = self.unwritten = 0.0
         self.wrote = []
 
 
@@ -210,8 +220,7 @@ def together(results: list[dict[str, Any]]) -> dict[str, Any]:
         seen = [result["shards"][shard] for result in results if shard in result["shards"]]
         times = sorted(seconds for each in seen for seconds in each["times"])
         shards[shard] = {
-            "misses": round(max(each["misses"] for each in seen), 3),
-            "unwritten": round(max(each["unwritten"] for each in seen), 3),
+            **{kind: round(max(each[kind] for each in seen), 3) for kind in ("misses", "forgotten", "unwritten")},
             "median": round(times[len(times) // 2], 5) if times else None,
             "p95": round(times[int(len(times) * 0.95)], 5) if times else None,
             "reads": sum(each["reads"] for each in seen),
@@ -245,6 +254,9 @@ def main() -> int:
     for number in range(KEYS):
         written[number] = 1
         done[number] = name(number) not in lost
+    # What was written lately is forgotten when a replica takes over, and what was written last.
+    time.sleep(LATELY_SECONDS)
+    cache.set_many(dict.fromkeys(map(name, range(KEYS, KEYS + LAST)), 1), timeout=3600)
 
     context = multiprocessing.get_context("fork")
     queue: Any = context.Queue()

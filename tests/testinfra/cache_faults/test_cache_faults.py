@@ -106,8 +106,8 @@ class Fault:
     mend: Callable[[], object]
     # Seconds until it is mended.
     lasts: float
-    # Bars: seconds from a miss to the next hit, at the worst process, of the shards that suffer; and with reads from
-    # replicas. They are for the median of several rounds.
+    # Bars: seconds from a miss to the next hit, at the worst process, of the shards that suffer and of keys that were
+    # not written just before; and with reads from replicas. They are for the median of several rounds.
     misses: float
     replica_misses: float
     suffer: tuple[str, ...] = (SHARD,)
@@ -121,8 +121,8 @@ def nothing() -> None:
     """The servers come back by themselves."""
 
 
-# No outage, but some keys: those that were written last are deleted on a new master.
-INSTANT = 0.25
+# Reads from replicas go on; a crowded machine may let one of them time out.
+INSTANT = 0.1
 # A single round cannot tell a slow fail-over from the rare one whose first vote comes to nothing: Sentinel tries again
 # after twice its time limit.
 ANOTHER_VOTE = 7.0
@@ -227,8 +227,9 @@ def test_a_fault_costs_misses_and_nothing_else(fault: Fault) -> None:
     assert notes == []
     assert totals["errors"] == totals["stale"] == totals["overtaken"] == 0
     assert missed_elsewhere == []
-    for seen, bar in ((misses, fault.misses), (replica_misses, fault.replica_misses)):
-        assert statistics.median(seen) <= (bar if ROUNDS > 2 else bar + ANOTHER_VOTE)
+    assert statistics.median(misses) <= (fault.misses if ROUNDS > 2 else fault.misses + ANOTHER_VOTE)
+    # What is read from replicas waits for no vote.
+    assert statistics.median(replica_misses) <= fault.replica_misses
     assert max(stalled) <= 1.0
 
 

@@ -303,7 +303,7 @@ class _Round:
                     sent.pop()
                     pool.release(connection)
                     failures.pop(name, None)
-                    self._shards[name].succeeded()
+                    self._shards[name].answered(pool)
                     if metrics.listeners:
                         metrics.observe(name, "call", metrics.clock() - started)
         finally:

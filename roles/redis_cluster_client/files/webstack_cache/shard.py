@@ -334,9 +334,10 @@ class Shard:
 
     # What the calls tell
 
-    def succeeded(self) -> None:
-        """Say that it answered."""
-        self.master.succeeded()
+    def answered(self, pool: Pool) -> None:
+        """Say which of its servers answered."""
+        if pool is self.master.pool:
+            self.master.succeeded()
 
     def failed(self, error: BaseException) -> None:
         """Say that it did not answer."""
@@ -405,8 +406,7 @@ class Shard:
                 if isinstance(exc, UNREACHABLE):
                     self.failed(exc)
                 break
-            if pool is self.master.pool:
-                self.master.succeeded()
+            self.answered(pool)
             if metrics.listeners:
                 metrics.observe(self.name, "call", metrics.clock() - started)
             if forget is not None:
