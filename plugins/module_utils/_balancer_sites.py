@@ -93,8 +93,8 @@ def _of_site(site: Site, existing: Collection[str]) -> Iterator[str]:
     for name, value in site["security_headers"].items():
         if not HEADER_NAME.fullmatch(name) or re.search(r'["\\\r\n$]', str(value)):
             yield f"security_headers: {name} has a character that nginx would not send as it is"
-    if "$host" not in site["cache_key"]:
-        yield "cache_key lacks $host: the names would share their pages"
+    if not re.search(r"\$\{?(webstack_)?host\b", site["cache_key"]):
+        yield "cache_key lacks $webstack_host: the names would share their pages"
     if "POST" in site["cache_methods"] and "$request_body" not in site["cache_key"]:
         yield "cache_methods has POST, so cache_key needs $request_body"
     if site["maintenance_page_file"] and site["maintenance_page_file"] not in existing:
