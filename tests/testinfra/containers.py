@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+
+#: Of the hosts in the lab.
+DEBIAN = int(os.environ.get("WEBSTACK_LAB_RELEASE", "13"))
 
 
 def docker(*arguments: str, text: str | None = None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import testinfra
+from containers import DEBIAN
 from rerun import assert_refused
 from rerun import play as play_scenario
 
@@ -440,8 +441,6 @@ NODES = [
     {"name": "shard-redis1", "address": "10.77.4.11", "port": 6379},
     {"name": "shard-redis2", "address": "10.77.4.12", "port": 6380},
 ]
-# Debian 12 has none.
-VALKEY = os.environ.get("WEBSTACK_LAB_RELEASE", "13") != "12"
 REFUSALS: list[tuple[dict[str, object], str]] = [
     ({"redis_shard_node_name": "stranger"}, "stranger (redis_shard_node_name) is neither a node"),
     (
@@ -464,7 +463,7 @@ REFUSALS: list[tuple[dict[str, object], str]] = [
     ({"redis_shard_max_memory": "0"}, "redis_shard_max_memory: must be an amount of memory"),
     ({"redis_shard_max_memory": "900gb"}, "for 2 instance(s), and the host has"),
     ({"redis_shard_shards": []}, "redis_shard_shards: is empty"),
-    ({"redis_shard_server": "valkey"}, "All that the cache holds would be gone" if VALKEY else "needs Debian 13"),
+    ({"redis_shard_server": "valkey"}, "needs Debian 13" if DEBIAN < 13 else "All that the cache holds would be gone"),
     ({"redis_shard_tls_enabled": False}, "All that the cache holds would be gone"),
     ({"redis_shard_engine": "redis_cluster"}, "the engine redis_cluster has no Sentinel"),
     ({"redis_shard_engine": "redis_cluster", "redis_shard_sentinels": []}, "All that the cache holds would be gone"),
