@@ -89,7 +89,7 @@ class Operator:
         return output
 
     def interrupt(self, content: dict[str, Any], task: str) -> None:
-        """Ctrl-C when a task begins."""
+        """Ctrl-C when a task begins, again and again: Python drops one that comes while it clears a weak reference."""
         command = ["ansible-playbook", "-i", str(self.inventory(content)), str(ROOT / BOOK), "-e", "confirm=true"]
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PY_COLORS"))}
         with subprocess.Popen(
@@ -105,7 +105,11 @@ class Operator:
             for line in process.stdout:
                 seen += line
                 if f"TASK [{task}]" in line:
-                    process.send_signal(signal.SIGINT)
+                    break
+            while process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.3)
+            seen += process.stdout.read()
             assert f"TASK [{task}]" in seen, seen
             assert process.wait() != 0, seen
 
