@@ -26,11 +26,11 @@ import argparse
 import itertools
 import json
 import multiprocessing
-import os
 import random
 import signal
 import sys
 import time
+import uuid
 from collections import defaultdict
 from ctypes import c_bool, c_uint64
 from typing import Any
@@ -245,7 +245,8 @@ def main() -> int:
     parser.add_argument("--options", type=json.loads, default={}, help="OPTIONS of the cache, as JSON")
     arguments = parser.parse_args()
 
-    cache = RingCache(arguments.file, {"OPTIONS": arguments.options, "KEY_PREFIX": f"load{os.getpid()}"})
+    # Not the id of the process: two containers count theirs alike.
+    cache = RingCache(arguments.file, {"OPTIONS": arguments.options, "KEY_PREFIX": uuid.uuid4().hex})
     written, done = multiprocessing.RawArray(c_uint64, KEYS), multiprocessing.RawArray(c_uint64, KEYS)
     stop = multiprocessing.RawValue(c_bool, False)
     signal.signal(signal.SIGTERM, lambda *_: setattr(stop, "value", True))

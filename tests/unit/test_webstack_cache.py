@@ -1038,6 +1038,24 @@ def test_a_new_ring_is_used_within_a_second(site: Site, grown: dict[str, Any]) -
     assert set(parts_of(cache).shards) == set(NAMES)
 
 
+def test_a_ring_that_comes_while_the_first_is_read_is_used_too(
+    site: Site, grown: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = cluster.load
+
+    def slow(path: Path) -> Any:
+        configuration = load(path)
+        site.write(**grown)
+        monkeypatch.setattr(cluster, "load", load)
+        return configuration
+
+    monkeypatch.setattr(cluster, "load", slow)
+    cache = site.cache()
+    time.sleep(cluster.LOOK_SECONDS)
+    cache.get("a")
+    assert set(parts_of(cache).shards) == {*NAMES, "redis4"}
+
+
 def test_a_shard_that_is_taken_away_while_it_is_dead_leaves_nothing_behind(site: Site) -> None:
     cache = site.cache()
     key = keys_of(cache, "redis3")[0]

@@ -224,13 +224,15 @@ class Versions:
             assert program.stdout.readline() == "ready\n"
 
     def finish(self) -> None:
-        for host, program in zip(WAS, self.programs, strict=True):
+        for host in WAS:
             on(host, "pkill", "-TERM", "-o", "-f", "cache_load.py")
-            output, _ = program.communicate()
-            result = json.loads(output.splitlines()[-1])
+        results = [json.loads(program.communicate()[0].splitlines()[-1]) for program in self.programs]
+        for result in results:
             said = {key: result[key] for key in ("calls", "errors", "stale", "overtaken", "longest_call")}
             print(f"figure: {said}")
-            assert (result["errors"], result["stale"], result["overtaken"]) == (0, 0, 0), result
+        # What went wrong comes first, since a long message is cut off.
+        wrong = [{key: result[key] for key in ("stale_reads", "said")} for result in results]
+        assert wrong == [{"stale_reads": [], "said": []}] * len(WAS), results
 
 
 @pytest.fixture(scope="module")

@@ -78,8 +78,6 @@ class Watch:
         self._process.stdin.write((HERE / "watch.py").read_text(encoding="utf-8"))
         self._process.stdin.close()
         assert self._process.stdout.readline() == "ready\n"
-        # What was written in the last half second before a fail-over is forgotten.
-        time.sleep(1)
 
     def result(self) -> dict[str, Any]:
         assert self._process.stdout is not None

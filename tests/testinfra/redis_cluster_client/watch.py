@@ -15,12 +15,15 @@ import django
 django.setup()
 
 from django.core.cache import cache  # noqa: E402
+from webstack_cache.shard import LATELY_SECONDS  # noqa: E402
 
 KEYS = [f"watch:{n}" for n in range(60)]
 owned: dict[str, str] = {}
 for key in KEYS:
     owned.setdefault(cache.locate(key), key)
 cache.set_many(dict.fromkeys(KEYS, 1), timeout=600)
+# What was written lately is forgotten when a replica takes over.
+time.sleep(LATELY_SECONDS)
 
 samples: dict[str, list[tuple[float, float, int]]] = {name: [] for name in [*owned, "many"]}
 exceptions: list[str] = []

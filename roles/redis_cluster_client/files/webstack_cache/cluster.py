@@ -140,7 +140,8 @@ class Cluster:
             self._access = configuration.access
             self._connector = Connector(configuration.access, self._options)
             self._addresses = ()
-            self._seen = self._signature()
+            # Only the authority is new here: the file itself may have been replaced since it was read.
+            self._seen[1:] = self._signature()[1:]
         if configuration.sentinels != self._addresses:
             if self._sentinels:
                 self._sentinels.close()
