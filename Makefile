@@ -40,7 +40,7 @@ molecule: setup ## one scenario: make molecule S=lb_nginx
 
 .PHONY: bench
 bench: setup engine ## the benchmarks (long); one of them: make bench B=cache
-	@for bench in $(or $(B),ring cache site); do \
+	@for bench in $(or $(B),ring cache lb site); do \
 	    echo "== $$bench"; .venv/bin/python "tests/bench/bench_$$bench.py" || failed=1; \
 	done; exit $${failed:-0}
 

@@ -362,7 +362,10 @@ def test_the_kernels_addresses_are_read(text: str, end: tuple[str, int]) -> None
 
 
 @pytest.mark.parametrize(("prefix", "left"), [("", 0), ("https://a/news/", 2), ("https://b", 2), ("https://c", 3)])
-def test_purge_takes_a_prefix_of_the_key(host: Host, prefix: str, left: int, tmp_path: pathlib.Path) -> None:
+def test_purge_takes_a_prefix_of_the_key(
+    host: Host, prefix: str, left: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tool, "OPEN_FILE_SECONDS", 0.0)
     for number, key in enumerate(("https://a/news/1", "https://a/", "https://b/news/1")):
         path = tmp_path / "cache" / str(number) / "entry"
         path.parent.mkdir(parents=True)

@@ -49,6 +49,8 @@ STATUS = pathlib.Path("/run/webstack-lb/status.json")
 METRICS = pathlib.Path("/run/webstack-lb/metrics.prom")
 LOCK = pathlib.Path("/run/webstack-lb.lock")
 APPLY_SOCKET = "/run/webstack-lb-apply.sock"
+# How long nginx uses a file that it holds open without a look whether it is still there (open_file_cache_valid).
+OPEN_FILE_SECONDS = 1.0
 
 #: nginx comes here a second time, for the page.
 MAINTENANCE = "if ($uri != /.webstack-maintenance) { return 503; }\n"
@@ -488,7 +490,10 @@ def maintenance(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def purge(options: argparse.Namespace) -> dict[str, Any]:
-    """Delete kept answers. nginx takes a file that is gone for a miss and forgets it; nothing has to be reloaded."""
+    """Delete kept answers; wait until none of them is served any more.
+
+    nginx takes a file that is gone for a miss and forgets it, so nothing has to be reloaded.
+    """
     removed = 0
     wanted = b"\nKEY: " + options.prefix.encode()
     for folder, _, names in os.walk(config().cache_directory):
@@ -502,6 +507,8 @@ def purge(options: argparse.Namespace) -> dict[str, Any]:
                             continue
                 os.unlink(path)
                 removed += 1
+    if removed:
+        time.sleep(OPEN_FILE_SECONDS)
     return {"changed": removed > 0, "removed": removed}
 
 
