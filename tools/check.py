@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Run the checks, stage by stage, fast ones first, and end with one line `N passed, N failed`.
+"""Run the checks, fast ones first, two at a time but for those that count milliseconds; end with `N passed, N failed`.
 
   tools/check.py                 everything
   tools/check.py lint unit       some stages
@@ -17,12 +17,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
 LOGS = ROOT / ".cache/check"
+
+# Scenarios that wait for their hosts most of the time and whose tests tell no milliseconds.
+PATIENT = {"backup_slave", "cache_engines", "lb_tls", "mysql_replication", "shared_media", "was_django"}
 
 
 @dataclass
@@ -32,6 +37,8 @@ class Check:
     name: str
     command: list[str]
     junit: pathlib.Path | None = None
+    # It counts milliseconds, and wants the machine for itself.
+    alone: bool = False
 
 
 @dataclass
@@ -40,10 +47,8 @@ class Result:
     failed: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
-
-    def add(self, passed: int, failed: int) -> None:
-        self.passed += passed
-        self.failed += failed
+    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def python(*arguments: str) -> list[str]:
@@ -109,6 +114,7 @@ def molecule(name: str) -> list[Check]:
             f"molecule-{name}",
             [str(BIN / "molecule"), "test", "--scenario-name", name],
             junit,
+            alone=name not in PATIENT,
         )
     ]
 
@@ -133,7 +139,7 @@ def stage(name: str) -> list[Check]:
     if word == "django":
         return [
             Check("django-suite", python("tests/django_suite/run.py")),
-            Check("bench-cache", python("tests/bench/bench_cache.py", "--short")),
+            Check("bench-cache", python("tests/bench/bench_cache.py", "--short"), alone=True),
         ]
     if word == "molecule":
         return [check for scenario in ([part] if part else scenarios()) for check in molecule(scenario)]
@@ -141,6 +147,7 @@ def stage(name: str) -> list[Check]:
 
 
 STAGES = ["lint", "unit", "equality", "integration", "sanity", "images", "django", "molecule"]
+NEED_IMAGES = {"django", "molecule"}
 
 
 def counts(check: Check, code: int) -> tuple[int, int]:
@@ -170,7 +177,7 @@ def reasons(check: Check, log: str) -> list[str]:
     return found
 
 
-def run(check: Check, result: Result) -> bool:
+def run(check: Check, result: Result) -> None:
     log = LOGS / f"{check.name}.log"
     if check.junit is not None:
         check.junit.unlink(missing_ok=True)
@@ -192,47 +199,61 @@ def run(check: Check, result: Result) -> bool:
             stdout=out,
             stderr=subprocess.STDOUT,
         )
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            process.terminate()
-            process.wait()
-            raise
+        result.running.add(process)
+        code = process.wait()
+        result.running.discard(process)
     seconds = time.monotonic() - started
+    text = log.read_text(errors="replace")
     passed, failed = counts(check, code)
-    result.add(passed, failed)
-    result.seconds[check.name] = seconds
-    word = "ok" if code == 0 else "FAILED"
-    print(
-        f"check: {check.name:<28} {word:<7} {passed:>4} passed {failed:>3} failed {seconds:>7.1f} s",
-        flush=True,
-    )
-    if code != 0:
-        print(f"  command: {shlex.join(check.command)}")
-        text = log.read_text(errors="replace")
-        result.reasons += reasons(check, text)
-        print("\n".join(f"  | {line}" for line in text.splitlines()[-120:]), flush=True)
-    return code == 0
+    with result.lock:
+        result.passed += passed
+        result.failed += failed
+        result.seconds[check.name] = seconds
+        word = "ok" if code == 0 else "FAILED"
+        print(f"check: {check.name:<28} {word:<7} {passed:>4} passed {failed:>3} failed {seconds:>7.1f} s", flush=True)
+        if code != 0:
+            result.reasons += reasons(check, text)
+            print(f"  command: {shlex.join(check.command)}")
+            print("\n".join(f"  | {line}" for line in text.splitlines()[-120:]), flush=True)
+
+
+def in_lanes(rows: Iterable[Sequence[Check]], result: Result) -> None:
+    """Run two rows of checks at a time, each in its order."""
+
+    def run_row(row: Sequence[Check]) -> None:
+        for check in row:
+            run(check, result)
+
+    pool = ThreadPoolExecutor(2)
+    try:
+        for future in [pool.submit(run_row, row) for row in rows]:
+            future.result()
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(result.running):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown()
 
 
 def main(names: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
-    chosen = names or STAGES
-    for name in chosen:
-        stage(name)  # a wrong name is refused before anything runs
+    # A wrong name is refused before anything runs.
+    stages = {name: stage(name) for name in names or STAGES}
     result = Result()
     started = time.monotonic()
+    images = stages.pop("images", [])
+    fast: list[Check] = []
+    slow: list[Check] = []
+    for name, checks in stages.items():
+        (slow if name.partition(":")[0] in NEED_IMAGES else fast).extend(checks)
     try:
-        # Images take a minute of waiting for packages: they are built beside the fast checks.
-        background: threading.Thread | None = None
-        if "images" in chosen and len(chosen) > 1:
-            background = threading.Thread(target=lambda: [run(check, result) for check in stage("images")])
-            background.start()
-        for name in chosen:
-            if name == "images" and background is not None:
-                background.join()
-                continue
-            for check in stage(name):
+        # Images take a minute of waiting for packages.
+        in_lanes([images, *([check] for check in fast)], result)
+        in_lanes([[check] for check in slow if not check.alone], result)
+        for check in slow:
+            if check.alone:
                 run(check, result)
     except KeyboardInterrupt:
         print(
