@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pytest
+from containers import DEBIAN
 from rerun import assert_refused, play
 from vip_lab import (
     ADDRESS,
@@ -567,6 +568,7 @@ class TestNone:
             left = on(name, "ls -d /usr/local/sbin/webstack-vip* /etc/systemd/system/webstack-vip* 2>/dev/null || true")
             assert left == ""
 
+    @pytest.mark.skipif(DEBIAN == 12, reason="its curl does not get past an address that is silent")
     def test_a_client_that_tries_both_waits_for_its_own_limit(self) -> None:
         """What curl does with two addresses of one name: it asks the second when the first does not answer."""
         both = ",".join(HOSTS.values())
