@@ -48,6 +48,7 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     reasons: list[str] = field(default_factory=list)
     running: set[subprocess.Popen[bytes]] = field(default_factory=set)
+    interrupted: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -55,7 +56,7 @@ def python(*arguments: str) -> list[str]:
     return [str(BIN / "python"), *arguments]
 
 
-def pytest(name: str, *paths: str) -> Check:
+def pytest(name: str, *paths: str, alone: bool = False) -> Check:
     junit = LOGS / f"{name}.xml"
     return Check(
         name,
@@ -69,6 +70,7 @@ def pytest(name: str, *paths: str) -> Check:
             *paths,
         ),
         junit,
+        alone,
     )
 
 
@@ -124,7 +126,7 @@ def stage(name: str) -> list[Check]:
     if word == "lint":
         return lint()
     if word == "unit":
-        return [pytest("unit", "tests/unit")]
+        return [pytest("unit", "tests/unit", alone=True)]
     if word == "equality":
         return [pytest("equality", "tests/equality")]
     if word == "integration":
@@ -178,6 +180,8 @@ def reasons(check: Check, log: str) -> list[str]:
 
 
 def run(check: Check, result: Result) -> None:
+    if result.interrupted.is_set():
+        return
     log = LOGS / f"{check.name}.log"
     if check.junit is not None:
         check.junit.unlink(missing_ok=True)
@@ -202,6 +206,8 @@ def run(check: Check, result: Result) -> None:
         result.running.add(process)
         code = process.wait()
         result.running.discard(process)
+    if result.interrupted.is_set():
+        return
     seconds = time.monotonic() - started
     text = log.read_text(errors="replace")
     passed, failed = counts(check, code)
@@ -217,24 +223,22 @@ def run(check: Check, result: Result) -> None:
             print("\n".join(f"  | {line}" for line in text.splitlines()[-120:]), flush=True)
 
 
-def in_lanes(rows: Iterable[Sequence[Check]], result: Result) -> None:
-    """Run two rows of checks at a time, each in its order."""
+def in_lanes(lanes: int, rows: Iterable[Sequence[Check]], result: Result) -> None:
+    """Run that many rows of checks at a time, each in its order."""
 
     def run_row(row: Sequence[Check]) -> None:
         for check in row:
             run(check, result)
 
-    pool = ThreadPoolExecutor(2)
-    try:
-        for future in [pool.submit(run_row, row) for row in rows]:
-            future.result()
-    except KeyboardInterrupt:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in list(result.running):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown()
+    with ThreadPoolExecutor(lanes) as pool:
+        try:
+            for future in [pool.submit(run_row, row) for row in rows]:
+                future.result()
+        except KeyboardInterrupt:
+            result.interrupted.set()
+            for process in list(result.running):
+                process.terminate()
+            raise
 
 
 def main(names: list[str]) -> int:
@@ -250,11 +254,10 @@ def main(names: list[str]) -> int:
         (slow if name.partition(":")[0] in NEED_IMAGES else fast).extend(checks)
     try:
         # Images take a minute of waiting for packages.
-        in_lanes([images, *([check] for check in fast)], result)
-        in_lanes([[check] for check in slow if not check.alone], result)
-        for check in slow:
-            if check.alone:
-                run(check, result)
+        in_lanes(2, [images, *([check] for check in fast if not check.alone)], result)
+        in_lanes(1, [[check] for check in fast if check.alone], result)
+        in_lanes(2, [[check] for check in slow if not check.alone], result)
+        in_lanes(1, [[check] for check in slow if check.alone], result)
     except KeyboardInterrupt:
         print(
             "\ncheck: interrupted; 'make test' runs again, 'make clean' removes what was left",
