@@ -145,20 +145,22 @@ def boot(name: str) -> None:
 
 
 def partition(what: str) -> None:
-    """Keep the balancers from each other, in one firewall table on each: `vrrp` alone, or `all` between the two."""
-    for name, own in HOSTS.items():
-        peer = HOSTS[other(name)]
-        match = "meta l4proto 112" if what == "vrrp" else f"ip saddr {peer}"
-        arp = "" if what == "vrrp" else (
-            "table arp lab_cut { chain input { type filter hook input priority 0; "
-            f"arp saddr ip {peer} drop; }}; }};"
-        )  # fmt: skip
-        rules = f"table inet lab_cut {{ chain input {{ type filter hook input priority 0; {match} drop; }}; }}; {arp}"
-        on(name, f"echo '{rules}' | nft -f - # {own}")
+    """Keep the balancers from each other, in a firewall table on each: `vrrp` alone or `all` frames."""
+    macs = {name: on(name, "cat /sys/class/net/eth0/address").strip() for name in HOSTS}
+
+    def one(name: str) -> None:
+        vrrp = "table inet lab_cut { chain input { type filter hook input priority 0; meta l4proto 112 drop; }; };"
+        frames = (
+            "table netdev lab_cut { chain input { type filter hook ingress device eth0 priority 0; "
+            f"ether saddr {macs[other(name)]} drop; }}; }};"
+        )
+        on(name, f"echo '{vrrp if what == 'vrrp' else frames}' | nft -f -")
+
+    on_both(one)
 
 
 def heal() -> None:
-    on_both(lambda name: on(name, "for f in inet arp; do nft delete table $f lab_cut 2>/dev/null || true; done"))
+    on_both(lambda name: on(name, "for f in inet netdev; do nft delete table $f lab_cut 2>/dev/null || true; done"))
 
 
 def repair() -> None:

@@ -210,7 +210,7 @@ def test_a_port_that_is_used_again_is_not_taken_for_the_connection_that_ended(
         (tmp_path / f"nf_conntrack_tcp_timeout_{name}").write_text(f"{seconds}\n")
     assert vip.ended_seconds() == ended
     rules = vip.forwarding_rules([ADDRESS], "eth0", THEIRS, "192.0.2.12", "", ended)
-    assert ("ct state established ct expiration <= 120s goto back" in rules) == bool(ended)
+    assert ("ct state established ct expiration <= 120s goto only_back" in rules) == bool(ended)
 
 
 def test_a_family_without_a_way_to_the_peer_has_no_rules() -> None:
@@ -230,14 +230,22 @@ class Recorder(vip.Forwarder):  # type: ignore[misc,name-defined]
     """A forwarder that touches no firewall."""
 
     def __init__(self) -> None:
-        self.peer, self.until, self.ends = "", 0.0, []
+        super().__init__()
+        self.loads: list[str] = []
+        self.ends: list[str] = []
 
-    def start(self, host: Any, peer: str, request: Any) -> None:
-        self.peer, self.until = peer, time.monotonic() + vip.DRAIN_SILENCE
+    def set_up(self, rules: str) -> None:
+        self.loads.append(rules)
+
+    def take_down(self) -> None:
+        pass
 
     def stop(self, reason: str = "") -> None:
-        self.peer = ""
+        super().stop(reason)
         self.ends.append(reason)
+
+
+DRAIN = {"ask": "drain", "addresses": [ADDRESS], "mac": THEIRS, "address6": "fe80::2"}
 
 
 @pytest.fixture
@@ -249,7 +257,7 @@ def fit(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_drain_lives_by_its_heartbeats(fit: Any) -> None:
     forwarder = Recorder()
-    assert vip.serve(fit, forwarder, "lb2", {"ask": "drain"}) == {"refused": ""}
+    assert vip.serve(fit, forwarder, "lb2", DRAIN) == {"refused": ""}
     forwarder.tick()
     assert forwarder.peer == "lb2"
     forwarder.until = time.monotonic() - 0.01
@@ -259,7 +267,7 @@ def test_a_drain_lives_by_its_heartbeats(fit: Any) -> None:
 
 def test_a_drain_ends_when_the_peer_is_done(fit: Any) -> None:
     forwarder = Recorder()
-    vip.serve(fit, forwarder, "lb2", {"ask": "drain"})
+    vip.serve(fit, forwarder, "lb2", DRAIN)
     vip.serve(fit, forwarder, "lb2", {"ask": "drained"})
     assert (forwarder.peer, forwarder.ends) == ("", ["is done"])
 
@@ -267,15 +275,87 @@ def test_a_drain_ends_when_the_peer_is_done(fit: Any) -> None:
 def test_who_is_unfit_takes_nothing_over(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "unfit", lambda: "it is in maintenance")
     forwarder = Recorder()
-    assert vip.serve(fit, forwarder, "lb2", {"ask": "drain"}) == {"refused": "it is in maintenance"}
+    assert vip.serve(fit, forwarder, "lb2", DRAIN) == {"refused": "it is in maintenance"}
     assert forwarder.peer == ""
 
 
 def test_in_a_drain_that_nobody_planned_the_address_is_here_already(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fit, "unfit", lambda: pytest.fail("this takes too long"))
     forwarder = Recorder()
-    assert vip.serve(fit, forwarder, "lb2", {"ask": "drain", "planned": False}) == {"refused": ""}
+    assert vip.serve(fit, forwarder, "lb2", {**DRAIN, "planned": False}) == {"refused": ""}
     assert forwarder.peer == "lb2"
+
+
+def test_an_address_that_follows_joins_those_before(fit: Any) -> None:
+    forwarder = Recorder()
+    for addresses in ([ADDRESS], [ADDRESS], ["2001:db8::100"], [ADDRESS], ["2001:db8::dead"]):
+        forwarder.start(fit, "lb2", {**DRAIN, "addresses": addresses})
+    assert len(forwarder.loads) == 2
+    assert all(text in forwarder.loads[1] for text in (ADDRESS, "2001:db8::100"))
+    forwarder.stop()
+    forwarder.start(fit, "lb2", DRAIN)
+    assert "2001:db8::100" not in forwarder.loads[2]
+
+
+# --- An address that two own ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def owner(fit: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(vip, "RUN", tmp_path)
+    monkeypatch.setattr(vip, "HEARTBEAT", 0)
+    monkeypatch.setattr(fit, "link", lambda: vip.Link(MINE, (ADDRESS, "2001:db8::100"), "fe80::1"))
+    return fit
+
+
+def test_two_owners_send_each_other_what_they_do_not_know(owner: Any) -> None:
+    forwarder = Recorder()
+    theirs = {**DRAIN, "ask": "share"}
+    assert vip.serve(owner, forwarder, "lb2", theirs) == {"addresses": [ADDRESS], "mac": MINE, "address6": "fe80::1"}
+    assert (forwarder.peer, forwarder.addresses) == ("lb2", {ADDRESS})
+
+
+@pytest.mark.parametrize("leaves", ["maintenance", "leaving"])
+def test_who_hands_over_shares_nothing(owner: Any, leaves: str) -> None:
+    vip.set_flag(leaves, True)
+    forwarder = Recorder()
+    said = vip.serve(owner, forwarder, "lb2", {**DRAIN, "ask": "share"})
+    assert (said["addresses"], forwarder.peer) == ([], "")
+
+
+def test_a_new_owner_shares_for_as_long_as_the_other_owns_the_address(
+    owner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [{**DRAIN, "addresses": [ADDRESS]}, {**DRAIN, "addresses": [ADDRESS]}, {**DRAIN, "addresses": []}]
+    asked = []
+
+    def ask(_host: Any, peer: str, question: dict[str, Any]) -> dict[str, Any]:
+        asked.append((peer, question))
+        return answers.pop(0)
+
+    monkeypatch.setattr(vip, "ask", ask)
+    forwarder = Recorder()
+    vip.share(owner, forwarder)
+    mine = {"addresses": [ADDRESS, "2001:db8::100"], "mac": MINE, "address6": "fe80::1"}
+    assert asked == [("lb2", {"ask": "share", **mine})] * 3
+    assert (forwarder.peer, forwarder.addresses, len(forwarder.loads)) == ("lb2", {ADDRESS}, 1)
+
+
+def test_a_peer_that_is_dead_shares_nothing(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vip, "ask", lambda *_: None)
+    forwarder = Recorder()
+    vip.share(owner, forwarder)
+    assert forwarder.peer == ""
+
+
+def test_rules_that_cannot_be_loaded_end_in_a_message(
+    owner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vip, "ask", lambda *_: {**DRAIN, "mac": "x; flush ruleset"})
+    vip.share(owner, Recorder())
+    assert "what another owner knows cannot be sent to it: 'x; flush ruleset' is no MAC address" in (
+        capsys.readouterr().err
+    )
 
 
 class Loser:
