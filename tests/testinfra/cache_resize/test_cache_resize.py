@@ -5,6 +5,7 @@ The tests follow each other: each finds the ring that the one before it left.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -209,30 +210,33 @@ class Load:
             assert program.returncode == 0
 
 
-class Versions:
-    """The load that knows the last version of each key, in processes of both hosts."""
-
-    def __init__(self) -> None:
-        self.programs: list[subprocess.Popen[str]] = []
+@contextlib.contextmanager
+def known_versions() -> Iterator[None]:
+    """Load that knows the last version of each key, in processes of both hosts, for as long as the change takes."""
+    command = ["docker", "exec", "-e", "PYTHONPATH=/opt/webstack/python"]
+    options = ["--seconds", "1000", "--processes", "3", "--pause", "0.02"]
+    programs: list[subprocess.Popen[str]] = []
+    try:
         for host in WAS:
             docker("cp", str(ROOT / "tests/lab/cache_load.py"), f"{host}:/opt/cache_load.py")
-            command = ["docker", "exec", "-e", "PYTHONPATH=/opt/webstack/python", host, PYTHON, "/opt/cache_load.py"]
-            command += ["--seconds", "1000", "--processes", "3", "--pause", "0.02"]
-            self.programs.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
-        for program in self.programs:
+            whole = [*command, host, PYTHON, "/opt/cache_load.py", *options]
+            programs.append(subprocess.Popen(whole, stdout=subprocess.PIPE, text=True))
+        for program in programs:
             assert program.stdout is not None
             assert program.stdout.readline() == "ready\n"
-
-    def finish(self) -> None:
-        for host in WAS:
-            on(host, "pkill", "-TERM", "-o", "-f", "cache_load.py")
-        results = [json.loads(program.communicate()[0].splitlines()[-1]) for program in self.programs]
-        for result in results:
-            said = {key: result[key] for key in ("calls", "errors", "stale", "overtaken", "longest_call")}
-            print(f"figure: {said}")
-        # What went wrong comes first, since a long message is cut off.
-        wrong = [{key: result[key] for key in ("stale_reads", "said")} for result in results]
-        assert wrong == [{"stale_reads": [], "said": []}] * len(WAS), results
+        yield
+    finally:
+        for host, _ in zip(WAS, programs, strict=False):
+            # One that died before is no reason to leave the other one alone.
+            subprocess.run(["docker", "exec", host, "pkill", "-TERM", "-o", "-f", "cache_load.py"], check=False)
+        outputs = [program.communicate()[0] for program in programs]
+    results = [json.loads(output.splitlines()[-1]) for output in outputs]
+    for result in results:
+        said = {key: result[key] for key in ("calls", "errors", "stale", "overtaken", "longest_call")}
+        print(f"figure: {said}")
+    # What went wrong comes first, since a long message is cut off.
+    wrong = [{key: result[key] for key in ("stale_reads", "said")} for result in results]
+    assert wrong == [{"stale_reads": [], "said": []}] * len(WAS), results
 
 
 @pytest.fixture(scope="module")
@@ -321,11 +325,10 @@ def moved(before: dict[str, Any], after: dict[str, Any]) -> int:
 
 
 def test_a_fourth_shard_under_load(operator: Operator, load: Load) -> None:
-    versions = Versions()
-    output = operator.apply(FOUR)
-    assert_used(FOUR)
-    assert filled() == FILLED - moved(THREE, FOUR)
-    versions.finish()
+    with known_versions():
+        output = operator.apply(FOUR)
+        assert_used(FOUR)
+        assert filled() == FILLED - moved(THREE, FOUR)
     assert "The applications use the ring" in output
 
 
@@ -347,11 +350,10 @@ def test_a_weight_in_two_attempts(operator: Operator, load: Load) -> None:
 
 def test_a_host_out_of_the_middle_leaves_under_load(operator: Operator, load: Load) -> None:
     fill()
-    versions = Versions()
-    operator.apply(WITHOUT_TWO)
-    assert_used(WITHOUT_TWO)
-    assert filled() == FILLED - moved(WEIGHTED, WITHOUT_TWO)
-    versions.finish()
+    with known_versions():
+        operator.apply(WITHOUT_TWO)
+        assert_used(WITHOUT_TWO)
+        assert filled() == FILLED - moved(WEIGHTED, WITHOUT_TWO)
     running = on(REDIS[1], "systemctl", "list-units", "--state=active", "--no-legend", "--plain", "redis*.service")
     assert running == ""
 
