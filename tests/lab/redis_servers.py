@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -59,7 +60,11 @@ class RedisServer:
         else:
             command += ["--save", "", "--appendonly", "no", "--databases", "16"]
         command += ["--port", str(self.port), "--bind", "127.0.0.1", *self._options]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd="/tmp")
+        # A replica writes what its master sends into a file of its directory, which the next server there would load.
+        self._directory = tempfile.TemporaryDirectory(prefix="redis-")
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=self._directory.name
+        )
         end = time.monotonic() + 10
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end:
@@ -79,6 +84,7 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+            self._directory.cleanup()
 
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
