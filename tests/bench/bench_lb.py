@@ -4,8 +4,10 @@
 Both run on one lab host, in front of the same application server, and are measured in turn, round after round: single
 rounds differ by a tenth and more, so fewer than twenty say little. The bare one ends TLS, passes on and, where asked,
 caches; it does not log. Ours is what the role writes, with its log.
-`--costs` measures ours without one feature after the other as well; `--servers` renders and loads longer and longer
-lists of application servers instead. Builds its own lab and removes it; prints tables; nothing here passes or fails.
+`--costs` measures ours without one feature after the other as well; `--instructions` counts what the processor executes
+for a request instead, under valgrind, which hardly differs from run to run; `--servers` renders and loads longer and
+longer lists of application servers instead. Builds its own lab and removes it; prints tables; nothing here passes or
+fails.
 """
 
 from __future__ import annotations
@@ -207,6 +209,50 @@ def compare(rounds: int, seconds: int, variants: list[str]) -> None:
             print(f"{variant:36} {rate:10.0f} {share:9.2f} {cpu:16.1f} {dear:9.2f}")
 
 
+#: Fetches as many times as it is told over one connection: URL, number.
+FETCH = """
+import http.client, ssl, sys, urllib.parse
+url = urllib.parse.urlsplit(sys.argv[1])
+line = http.client.HTTPSConnection(url.netloc, timeout=60, context=ssl._create_unverified_context())
+for _ in range(int(sys.argv[2])):
+    line.request("GET", url.path)
+    answer = line.getresponse()
+    assert answer.status == 200 and answer.read(), answer.status
+"""
+
+
+def executed(variant: str, path: str, requests: int) -> int:
+    """Return the instructions of one nginx process from its start to its end, with some requests in between."""
+    port = VARIANTS[variant][0]
+    folder = f"/tmp/bench/{'bare' if variant == 'bare' else port}"
+    grind = "valgrind --tool=cachegrind --cache-sim=no --cachegrind-out-file=/dev/null"
+    single = "daemon off; master_process off;"
+    on("benchlb-lb", f"{grind} nginx -c {folder}/nginx.conf -g '{single}' > {folder}/grind 2>&1 &")
+    ask = f"for i in $(seq 240); do ss -Htln sport = :{port} | grep -q . && exit 0; sleep 0.5; done; exit 1"
+    on("benchlb-lb", ask)
+    url = f"https://{NAME}{'' if port == 443 else f':{port}'}{path}"
+    put("benchlb-client", "/tmp/fetch.py", FETCH)
+    on("benchlb-client", f"python3 /tmp/fetch.py {url} {requests}")
+    end = f"pid=$(cat {folder}/nginx.pid); kill -QUIT $pid"
+    on("benchlb-lb", f"{end}; for i in $(seq 240); do [ -e /proc/$pid ] || exit 0; sleep 0.5; done; exit 1")
+    match = re.search(r"I\s+refs:\s+([\d,]+)", on("benchlb-lb", f"cat {folder}/grind"))
+    if not match:
+        sys.exit(f"bench: {variant}: valgrind counted nothing")
+    return int(match[1].replace(",", ""))
+
+
+def count(variants: list[str], more: int = 1000) -> None:
+    on("benchlb-lb", "apt-get -qq update && apt-get -qq install -y valgrind >/dev/null")
+    on("benchlb-lb", "for file in /tmp/bench/*/nginx.pid; do kill -QUIT $(cat $file); done; sleep 1")
+    for path, what in (("/", "proxied"), ("/cached", "cached")):
+        print(f"\n{what:36} instructions a request, beyond bare")
+        counted: dict[str, float] = {}
+        for variant in variants:
+            # The difference is without start, handshake and end.
+            counted[variant] = (executed(variant, path, 50 + more) - executed(variant, path, 50)) / more
+            print(f"{variant:36} {counted[variant]:10.0f} {counted[variant] - counted['bare']:17.0f}", flush=True)
+
+
 def grow(lab: Lab, counts: list[int]) -> None:
     print("\nservers   run of the role   refresh (render, test)   apply (reload, workers answer)")
     for count in counts:
@@ -228,6 +274,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--costs", action="store_true", help="also ours without one feature after the other")
+    parser.add_argument("--instructions", action="store_true", help="count instructions instead of time")
     parser.add_argument("--servers", nargs="*", type=int, help="numbers of servers to render; default 10 100 1000")
     options = parser.parse_args()
     # A time limit of the caller's must not leave the lab behind.
@@ -237,8 +284,11 @@ def main() -> None:
         if options.servers is not None:
             grow(lab, options.servers or [10, 100, 1000])
             return
-        variants = [*VARIANTS] if options.costs else ["bare", "ours"]
+        variants = [*VARIANTS] if options.costs or options.instructions else ["bare", "ours"]
         start(variants)
+        if options.instructions:
+            count(variants)
+            return
         compare(options.rounds, options.seconds, variants)
 
 
