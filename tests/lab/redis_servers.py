@@ -58,7 +58,7 @@ class RedisServer:
         if self._sentinel_file is not None:  # it writes what it learns into its file
             command += [str(self._sentinel_file), "--sentinel"]
         else:
-            command += ["--save", "", "--appendonly", "no", "--databases", "16"]
+            command += ["--save", "", "--appendonly", "no", "--databases", "16", "--repl-diskless-sync-delay", "0"]
         command += ["--port", str(self.port), "--bind", "127.0.0.1", *self._options]
         # A replica writes what its master sends into a file of its directory, which the next server there would load.
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")

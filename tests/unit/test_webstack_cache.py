@@ -49,7 +49,7 @@ class Site(Shards):
 
     def replica(self, name: str) -> RedisServer:
         """Return a server that follows the shard's master and has all of its data."""
-        made = RedisServer("--replicaof", "127.0.0.1", str(self.servers[name].port), "--repl-diskless-sync-delay", "0")
+        made = RedisServer("--replicaof", "127.0.0.1", str(self.servers[name].port))
         self.others.append(made)
         until(lambda: direct(made).info("replication")["master_link_status"] == "up")
         return made
