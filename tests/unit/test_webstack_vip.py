@@ -341,6 +341,16 @@ def test_a_new_owner_shares_for_as_long_as_the_other_owns_the_address(
     assert (forwarder.peer, forwarder.addresses, len(forwarder.loads)) == ("lb2", {ADDRESS}, 1)
 
 
+def test_of_two_other_owners_one_is_sent_what_is_unknown(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner.peers["lb3"] = "192.0.2.13"
+    answers = [*[{**DRAIN, "addresses": [ADDRESS]}] * 4, *[{**DRAIN, "addresses": []}] * 2]
+    monkeypatch.setattr(vip, "ask", lambda *_: answers.pop(0))
+    forwarder = Recorder()
+    vip.share(owner, forwarder)
+    vip.serve(owner, forwarder, "lb3", {**DRAIN, "ask": "share"})
+    assert (forwarder.peer, len(forwarder.loads), answers) == ("lb2", 1, [])
+
+
 def test_a_peer_that_is_dead_shares_nothing(owner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vip, "ask", lambda *_: None)
     forwarder = Recorder()
