@@ -712,6 +712,26 @@ def test_a_promoted_replica_is_used_before_the_sentinels_call_it_the_master(site
         time.sleep(0.01)
 
 
+def test_a_server_that_takes_its_time_to_be_the_master_forgets_lost_writes_at_once(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "PROBE_SECONDS", 5)
+    replica = site.replica("redis2")
+    cache = site.cache()
+    until_all_are_heard(cache)
+    key = keys_of(cache, "redis2")[0]
+    cache.set(key, "old")
+    until(lambda: direct(replica).dbsize() == 1)
+    struck_down(site, "redis2")
+    until(lambda: parts_of(cache).shards["redis2"].master.is_open)
+    cache.delete(key)
+    site.sentinels[1].lead("redis2", replica.port)
+    time.sleep(3 * shard.PROMOTION_SECONDS)
+    assert direct(replica).dbsize() == 1
+    direct(replica).replicaof("NO", "ONE")
+    until(lambda: direct(replica).dbsize() == 0, 0.3)
+
+
 def test_a_promotion_that_nobody_announces_is_taken_back(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sentinel that led it is lost, the old master is back, and the others know of no other."""
     monkeypatch.setattr(sentinels, "UNCONFIRMED_SECONDS", 0.5)

@@ -131,6 +131,13 @@ class Master(Server):
         self._answered = 0.0
         self._pause: float | None = None
         self._heir: tuple[Address | None, float] = (None, 0.0)
+        self._heir_lock = threading.Lock()
+        self._telling = False
+
+    def reset_after_fork(self) -> None:
+        super().reset_after_fork()
+        self._heir_lock = threading.Lock()
+        self._telling = False
 
     def find(self) -> Address:
         sentinels = self.shard.sentinels
@@ -180,20 +187,31 @@ class Master(Server):
         The look for the master will do so, too. But that may be waiting for an answer of the old one, or of a sentinel
         that is writing to its disk, while other processes read already.
         """
-        if self._heir_in_the_news():
+        with self._heir_lock:
+            if self._telling or not self._heir_in_the_news():
+                return
             with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
                 threading.Thread(target=self._tell, name=f"{self._name} heir", daemon=True).start()
+                self._telling = True
 
     def _heir_in_the_news(self) -> Address | None:
         heir, since = self._heir
         return heir if time.monotonic() < since + NEWS_SECONDS else None
 
     def _tell(self) -> None:
-        heir = self._heir[0]
-        assert heir is not None
-        with contextlib.suppress(redis.RedisError, OSError), Pool.to(heir, self.shard.connector) as pool:
-            self._see_that_it_is_the_master(pool, heir)
-            self.debt.pay(pool)
+        """Try for as long as it is news: a server may take its time to become the master, and ends connections then."""
+        while True:
+            with self._heir_lock:
+                heir = self._heir_in_the_news()
+                if heir is None or not self.debt:
+                    self._telling = False
+                    return
+            try:
+                with Pool.to(heir, self.shard.connector) as pool:
+                    self._see_that_it_is_the_master(pool, heir)
+                    self.debt.pay(pool)
+            except (redis.RedisError, OSError):
+                time.sleep(PROMOTION_SECONDS / 5)
 
     def _owe_what_was_written_lately(self) -> None:
         since = min(time.monotonic() - LATELY_SECONDS, self._answered - LAG_SECONDS)
