@@ -13,7 +13,7 @@ from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVari
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
-from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout, _site_checks
+from ansible_collections.webstack.ha.plugins.module_utils import _settings, _shard_layout, _site_checks
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
 
 #: How Ansible says that a variable is absent.
@@ -263,6 +263,9 @@ class Inventory:
             if name in everything:
                 yield from _site_checks.check_range(host.name, name, everything[name], lowest, highest)
         yield from _site_checks.check_required_if(host.name, self.site.required_if, everything, self.site.secrets)
+        for name, dialect in _settings.FREE_FORM.items():
+            if isinstance(everything.get(name), Mapping):
+                yield from _free_form(host.name, name, everything[name], dialect)
         roles = {role.name for role in host.roles}
         if "redis_shard" in roles:
             yield from _shard_problems(host.name, everything)
@@ -320,6 +323,13 @@ def _shard_problems(host: str, values: Mapping[str, Any]) -> Iterable[Problem]:
     except (AttributeError, KeyError, TypeError, ValueError):
         return
     yield from (Problem(host, variable, reason) for variable, reason in found)
+
+
+def _free_form(host: str, name: str, value: Mapping[str, Any], dialect: str) -> Iterable[Problem]:
+    """Check the settings of an input that belongs to somebody else's configuration."""
+    found = [message.removeprefix(name) for message in _settings.problems(value, name, dialect)]
+    if found:
+        yield Problem(host, name, "; ".join(message.removeprefix(".") for message in found))
 
 
 def _undefined(error: BaseException) -> str | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.webstack.ha.plugins.module_utils import _certificate_problem
+from ansible_collections.webstack.ha.plugins.module_utils import _certificate_problem, _settings
 
 Site = Mapping[str, Any]
 
@@ -90,6 +90,7 @@ def _of_site(site: Site, existing: Collection[str]) -> Iterator[str]:
             yield f"locations: {path} stands more than once"
     if "/" in paths:
         yield "locations: what holds for / is an input of the site"
+    yield from _settings.problems(site["security_headers"], "security_headers", "header")
     for name, value in site["security_headers"].items():
         if not HEADER_NAME.fullmatch(name) or re.search(r'["\\\r\n$]', str(value)):
             yield f"security_headers: {name} has a character that nginx would not send as it is"

@@ -240,7 +240,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "int": ("a whole number", lambda value: not isinstance(value, (bool, float))),
     "float": ("a number", lambda value: not isinstance(value, bool)),
-    "str": ("a text", lambda value: not isinstance(value, (list, tuple, Mapping))),
+    "str": ("a text", lambda value: not isinstance(value, (list, tuple, Mapping, bool))),
     "path": ("a path", lambda value: isinstance(value, str)),
 }
 
@@ -274,11 +274,34 @@ def wrong_kind(value: Any, spec: Mapping[str, Any], secret: bool = False) -> str
         return None
     words, fits = _KINDS[wanted]
     if fits(value):
-        return None
+        return _boolean_for_text(value, spec)
     hint = ""
+    if wanted == "str" and isinstance(value, bool):
+        hint = _QUOTE
     if wanted == "bool" and isinstance(value, str):
         hint = " (write it without quotes; on a command line as -e '{\"name\": true}')"
     return f"must be {words}" + ("" if secret else f", not {shown(value)}") + hint
+
+
+#: YAML makes booleans of on, yes, off and no, and a template would write them as True and False.
+_QUOTE = " (YAML makes that of on, yes, off and no as well: write the very word in quotes)"
+
+
+def _boolean_for_text(value: Any, spec: Mapping[str, Any], place: str = "") -> str | None:
+    """Say where inside a list or a mapping a boolean stands for a text, or return None."""
+    if isinstance(value, (list, tuple)):
+        # The words of a command, in a list of commands.
+        inner = {"elements": "str"} if spec.get("elements") == "list" else {}
+        elements = {**spec, "type": spec.get("elements", "raw"), **inner}
+        found = (_boolean_for_text(element, elements, f"{place}[{at}]") for at, element in enumerate(value))
+    elif isinstance(value, Mapping):
+        options = spec.get("options") or {}
+        found = (_boolean_for_text(value[key], options[key], f"{place}.{key}") for key in options if key in value)
+    elif isinstance(value, bool) and place and spec.get("type", "str") == "str":
+        return f"{place.removeprefix('.')} must be a text, not {str(value).lower()}{_QUOTE}"
+    else:
+        return None
+    return next(filter(None, found), None)
 
 
 def plain_words(message: str, name: str, spec: Mapping[str, Any], secret: bool) -> str:

@@ -449,6 +449,12 @@ NODES = [
     {"name": "shard-redis2", "address": "10.77.4.12", "port": 6380},
 ]
 REFUSALS: list[tuple[dict[str, object], str]] = [
+    # The server reads its file before the file is written.
+    ({"redis_shard_settings": {"activedefrag": "sometimes"}}, "argument must be 'yes' or 'no'"),
+    ({"redis_shard_settings": {"hz": 2.5}}, "redis_shard_settings: "),
+    ({"redis_shard_settings": {"no-such-setting": True}}, "redis_shard_settings: "),
+    ({"redis_shard_settings": {"save": {"a": 1}}}, "redis_shard_settings.save is a mapping"),
+    ({"redis_shard_settings": {"hz": None}}, "redis_shard_settings.hz has no value"),
     ({"redis_shard_node_name": "stranger"}, "stranger (redis_shard_node_name) is neither a node"),
     (
         {"redis_shard_sentinels": [{"name": "shard-redis1", "address": "10.77.4.11", "port": SENTINEL}]},

@@ -393,6 +393,15 @@ def test_a_known_name_is_never_refused(name: str) -> None:
         (1.5, {"type": "int"}, "must be a whole number, not 1.5"),
         (["x"], {"type": "str"}, "must be a text, not a list"),
         ("x", {"type": "dict"}, "must be a mapping, not the text 'x'"),
+        # What YAML makes of `on`, `no` and the like, at the top and inside.
+        (False, {"type": "str"}, "must be a text, not false (YAML makes that of on, yes, off and no"),
+        (["GET", True], {"type": "list", "elements": "str"}, "[1] must be a text, not true"),
+        ([["x", True]], {"type": "list", "elements": "list"}, "[0][1] must be a text, not true"),
+        (
+            [{"name": "a", "cache_inactive": True}],
+            {"type": "list", "elements": "dict", "options": {"name": {"type": "str"}, "cache_inactive": {}}},
+            "[0].cache_inactive must be a text, not true",
+        ),
     ],
 )
 def test_a_wrong_type_is_said_in_words(value: Any, spec: dict[str, Any], message: str) -> None:
@@ -412,6 +421,10 @@ def test_a_right_type_is_not_mentioned() -> None:
         (0.5, "float"),
     ]:
         assert checks.wrong_kind(value, {"type": kind}) is None
+    flags = {"type": "list", "elements": "dict", "options": {"on": {"type": "bool"}, "any": {"type": "raw"}}}
+    assert checks.wrong_kind([{"on": True, "any": True, "unknown": True}], flags) is None
+    assert checks.wrong_kind({"DEBUG": True}, {"type": "dict"}) is None
+    assert checks.wrong_kind([True], {"type": "list", "elements": "raw"}) is None
 
 
 @pytest.mark.parametrize(
