@@ -377,7 +377,15 @@ class Program:
 
     def query(self, statement: str) -> list[dict[str, str]]:
         code, output, errors = self.execute(
-            ["mariadb", "--batch", "--user=root", "--connect-timeout=5", f"--socket={self.config['socket']}"],
+            [
+                "mariadb",
+                "--batch",
+                "--user=root",
+                "--connect-timeout=5",
+                f"--socket={self.config['socket']}",
+                # What is said to a replica stays out of its binary log: the primary never had it.
+                "--init-command=SET SESSION sql_log_bin = 0",
+            ],
             text_in=statement,
         )
         if code != 0:
