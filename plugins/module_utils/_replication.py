@@ -5,11 +5,22 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 State = Mapping[str, Any]
+
+#: Settings that are what the server is, or that have an input of their own.
+RESERVED = {
+    "read_only": "the server boots read-only, and webstack-db opens the primary",
+    "server_id": "mysql_replication_server_id is the input",
+    "port": "mysql_replication_nodes has it",
+    "default_time_zone": "with a name the server does not start before its time zones are loaded: take SYSTEM, or an"
+    " offset such as +00:00, or leave it out; an application names its own zone",
+}
+TIME_ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
 
 @dataclass
@@ -21,6 +32,7 @@ class Plan:
     primary_answers: bool = False
     settled: bool = False
     start: list[str] = field(default_factory=list)
+    time_zones: list[str] = field(default_factory=list)
     apply: list[str] = field(default_factory=list)
     restart: list[str] = field(default_factory=list)
     bootstrap: str = ""
@@ -36,15 +48,18 @@ class Plan:
         words += [f"apply settings on {n}" for n in self.apply]
         words += [f"restart {n}" for n in self.restart]
         words += [f"bootstrap {self.bootstrap}"] if self.bootstrap else []
+        words += [f"load the time zones on {n}" for n in self.time_zones]
         words += [f"link {n} again" for n in self.relink]
         words += [f"resume {n}" for n in self.resume]
         words += [f"seed {self.seed} from {self.primary or self.bootstrap}"] if self.seed else []
         return words
 
     def as_dict(self) -> dict[str, Any]:
-        changes = bool(self.apply or self.restart or self.bootstrap)
+        changes = bool(self.apply or self.restart or self.bootstrap or self.time_zones)
         links = bool(self.relink or self.resume or self.seed)
-        return {**asdict(self), "steps": self.steps, "changes": changes, "links": links}
+        # Nobody restarts the primary before the replica has shown that it can start.
+        in_turn = sorted([*self.apply, *self.restart], key=lambda name: name == self.primary)
+        return {**asdict(self), "steps": self.steps, "changes": changes, "links": links, "in_turn": in_turn}
 
 
 def _linked(state: State) -> bool:
@@ -126,11 +141,17 @@ def plan(
     primary = result.primary or result.bootstrap
     if not primary:
         return result
+    refused = _cannot_write(primary, ready.get(primary))
+    if refused:
+        return Plan(refused=refused)
     for name, state in ready.items():
         if name != primary:
             refused = _plan_replica(result, name, state, primary, by_address, reseed=reseed, reseed_node=reseed_node)
             if refused:
                 return Plan(refused=refused)
+    # A seed brings those of the primary.
+    result.time_zones = [n for n, s in ready.items() if n != result.seed and s.get("time_zones_current") is False]
+    result.notes += [why for n, s in ready.items() if n != primary and (why := _cannot_write(n, s))]
     if result.primary in ready and ready[primary]["read_only"]:
         result.notes.append(f"{primary} is the primary and read-only")
     result.primary_answers = result.primary in ready
@@ -149,6 +170,9 @@ def problems(
     initial_primary: str,
     writer_address: str,
     password: str,
+    collation: str = "utf8mb4_unicode_ci",
+    time_zones: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """What is wrong with one host's settings; known before anything is installed."""
     found: list[str] = []
@@ -187,7 +211,40 @@ def problems(
     # The server keeps no more for a replica's login.
     if not 1 <= len(password.encode()) <= 96 or not password.isprintable():
         found.append("mysql_replication_password needs 1 to 96 printable characters")
+    if not re.fullmatch(r"utf8mb4_[a-z0-9_]+", collation):
+        found.append(f"mysql_replication_collation is {collation!r}; one of utf8mb4 is needed, for example utf8mb4_bin")
+    for zone in time_zones:
+        if not TIME_ZONE.fullmatch(str(zone)):
+            found.append(f"mysql_replication_time_zones has {zone!r}, which is no name such as Europe/Berlin")
+    for option, value in (settings or {}).items():
+        name = re.sub(r"^(loose_)?((skip|disable|enable|maximum)_)?", "", str(option).lower().replace("-", "_"))
+        if name == "default_time_zone" and re.fullmatch(r"SYSTEM|[+-]\d{1,2}:\d\d", str(value), re.IGNORECASE):
+            continue
+        if name in RESERVED:
+            found.append(f"mysql_replication_settings.{option}: {RESERVED[name]}")
     return found
+
+
+def account_problems(accounts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Accounts that would write on a server that is closed: read_only does not bind READ ONLY ADMIN."""
+    found = []
+    for account in accounts:
+        for privilege in account.get("privileges") or []:
+            words = {re.sub(r"[ _]+", " ", str(word)).strip().upper() for word in privilege.get("grant") or []}
+            wide = {"ALL", "ALL PRIVILEGES", "READ ONLY ADMIN"} & words
+            if wide and re.sub(r"[\s`]", "", str(privilege.get("target"))) == "*.*":
+                found.append(
+                    f"mysql_replication_accounts: {account['name']} gets {sorted(wide)[0]} on *.*, which includes"
+                    " READ ONLY ADMIN: it would write on a replica and on a closed primary. Grant ALL on its schemas,"
+                    " and on *.* the privileges that it needs by name"
+                )
+    return found
+
+
+def _cannot_write(name: str, state: State | None) -> str:
+    """Why a server that runs does not get its writes to the disk, or empty."""
+    disk = (state or {}).get("disk") or {}
+    return f"{name} cannot write: {disk['problem']}" if disk.get("problem") else ""
 
 
 def _units_fine(state: State) -> bool:

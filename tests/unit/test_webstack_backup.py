@@ -402,3 +402,28 @@ def test_data_is_exchanged_and_comes_back(tmp_path: pathlib.Path) -> None:
     assert (tmp_path / "mysql/site").is_dir()
     assert (tmp_path / "logs/binlog.000001").read_text() == "old"
     assert not (tmp_path / "mysql/binary-logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        ((0, '{"disk": {"problem": "", "free_bytes": {}}}', ""), ""),
+        ((2, '{"disk": {"problem": "No space left", "free_bytes": {}}}', ""), "No space left"),
+        # What could not be seen is not taken for a good disk.
+        ((1, "", "webstack-db status: broken"), None),
+        ((0, "no JSON", ""), None),
+        ((0, "{}", ""), None),
+    ],
+)
+def test_the_disk_is_as_the_owner_of_the_role_sees_it(
+    answer: tuple[int, str, str], problem: str | None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = Fake(tmp_path)
+    monkeypatch.setattr(backup, "ROLE_COMMAND", tmp_path / "absent")
+    assert fake.disk()["problem"] is None
+    (tmp_path / "webstack-db").touch()
+    monkeypatch.setattr(backup, "ROLE_COMMAND", tmp_path / "webstack-db")
+    monkeypatch.setattr(fake, "execute", lambda *_command, **_options: answer)
+    seen = fake.disk()
+    assert seen["problem"] == problem
+    assert bool(seen.get("error")) == (problem is None)

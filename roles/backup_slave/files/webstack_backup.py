@@ -383,8 +383,9 @@ class Program:
                 "--user=root",
                 "--connect-timeout=5",
                 f"--socket={self.config['socket']}",
-                # What is said to a replica stays out of its binary log: the primary never had it.
-                "--init-command=SET SESSION sql_log_bin = 0",
+                # What is said to a replica stays out of its binary log: the primary never had it. The second is for a
+                # former primary, which webstack-db closes for everybody.
+                "--init-command=SET SESSION sql_log_bin = 0, tx_read_only = 0",
             ],
             text_in=statement,
         )
@@ -419,6 +420,19 @@ class Program:
             "followers": int(variables["followers"]),
             "error": "",
         }
+
+    def disk(self) -> dict[str, Any]:
+        """Whether the server can write, by the word of the program that owns its role; a problem too if it has none."""
+        if not ROLE_COMMAND.is_file():
+            return {"problem": None, "error": f"{ROLE_COMMAND} is not installed"}
+        code, output, errors = self.execute([str(ROLE_COMMAND), "status", "--json"])
+        try:
+            # 2: it runs and cannot write.
+            return (
+                dict(json.loads(output)["disk"]) if code in (0, 2) else {"problem": None, "error": last_message(errors)}
+            )
+        except (KeyError, TypeError, ValueError):
+            return {"problem": None, "error": f"{ROLE_COMMAND.name} status: {last_message(errors or output)}"}
 
     def option(self, name: str, default: str) -> str:
         """A setting of the server from its option files, for the time when it does not run."""
@@ -1073,7 +1087,7 @@ def main(words: Sequence[str]) -> int:
                     size = f"{one['bytes']:>14}"
                     print(one["id"], one["time"], f"{one['kind']:<6}", size, one["host"], one["gtid"], sep="  ")
         elif arguments.command == "status":
-            status = {**program.server(), "last": program.state()}
+            status = {**program.server(), "disk": program.disk(), "last": program.state()}
             status["datadir_is_mount"] = os.path.ismount(status["datadir"])
             if arguments.snapshots:
                 status.update(snapshots=[], snapshots_error="")

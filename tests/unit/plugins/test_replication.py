@@ -253,6 +253,65 @@ def test_a_pair_has_one_or_two_different_hosts() -> None:
     assert "gives one address twice" in _replication.problems([NODES[0], twin], **SETTINGS)[0]
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"collation": "latin1_swedish_ci"}, "mysql_replication_collation is 'latin1_swedish_ci'"),
+        ({"time_zones": ["Europe/Berlin", "../etc/passwd"]}, "mysql_replication_time_zones has '../etc/passwd'"),
+        ({"settings": {"read_only": 0}}, "mysql_replication_settings.read_only: the server boots read-only"),
+        ({"settings": {"skip-read-only": None}}, "mysql_replication_settings.skip-read-only"),
+        ({"settings": {"server_id": 9}}, "mysql_replication_server_id is the input"),
+        ({"settings": {"default-time-zone": "Europe/Berlin"}}, "mysql_replication_settings.default-time-zone"),
+        ({"settings": {"default_time_zone": "+00:00", "skip_name_resolve": 1, "event_scheduler": True}}, ""),
+    ],
+)
+def test_settings_that_would_undo_the_pair_are_refused(change: dict[str, Any], words: str) -> None:
+    found = "; ".join(_replication.problems(NODES, **{**SETTINGS, **change}))
+    assert words in found
+    assert bool(words) == bool(found)
+
+
+def test_an_account_that_no_fence_binds_is_refused() -> None:
+    def found(target: str, *grant: str) -> list[str]:
+        privileges = [{"target": target, "grant": list(grant)}]
+        return _replication.account_problems([{"name": "boss", "privileges": privileges}, {"name": "none"}])
+
+    for grant in ("ALL", "all privileges", "READ_ONLY ADMIN", "Read Only Admin"):
+        assert "boss gets" in found("*.*", "SELECT", grant)[0]
+    assert found("*.*", "PROCESS", "RELOAD") == found("site.*", "ALL") == []
+
+
+# --- what the servers know, and whether they can write -----------------------------------------------
+
+
+def test_the_primary_takes_its_settings_after_the_replica() -> None:
+    late = {"restart": ["tmpdir"], "set": {}, "tls": False}
+    soon = {"restart": [], "set": {"max_connections": "9"}, "tls": False}
+    turn = plan(primary(1, pending=soon), replica(2, "192.0.2.41", pending=late)).as_dict()
+    assert (turn["apply"], turn["restart"], turn["in_turn"]) == (["db1"], ["db2"], ["db2", "db1"])
+
+
+def test_time_zones_are_loaded_where_they_differ_and_come_along_with_a_seed() -> None:
+    stale = plan(primary(1, time_zones_current=False), replica(2, "192.0.2.41", time_zones_current=False))
+    assert stale.steps == ["load the time zones on db1", "load the time zones on db2"]
+    assert stale.as_dict()["changes"]
+    assert not stale.settled
+    fresh = plan(server(1, time_zones_current=False), server(2, time_zones_current=False))
+    assert fresh.steps == ["bootstrap db1", "load the time zones on db1", "seed db2 from db1"]
+    # A host without zones of its own is no reason to do anything.
+    assert plan(primary(1, time_zones_current=None), replica(2, "192.0.2.41", time_zones_current=True)).steps == []
+
+
+def test_a_primary_that_cannot_write_is_refused_and_a_replica_is_told_of() -> None:
+    full = {"disk": {"problem": "No space left on device (/var/lib/mysql)", "free_bytes": {}}}
+    refused = plan(primary(1, **full), replica(2, "192.0.2.41"))
+    assert refused.refused == "db1 cannot write: No space left on device (/var/lib/mysql)"
+    assert refused.steps == []
+    told = plan(primary(1, disk={"problem": ""}), replica(2, "192.0.2.41", **full))
+    assert told.refused == ""
+    assert told.notes == ["db2 cannot write: No space left on device (/var/lib/mysql)"]
+
+
 # --- accounts ---------------------------------------------------------------------------------------
 
 
