@@ -55,7 +55,7 @@ class Place:
     def earlier(self) -> list[pathlib.Path]:
         """Copies that earlier seeds and restores left."""
         name = re.escape(self.data.name)
-        wanted = re.compile(rf"{name}\.(\d{{8}}-\d{{6}}|(before|failed)-restore-.+)")
+        wanted = re.compile(rf"{name}\.(\d{{8}}-\d{{6}}|((before|failed)-)?restore-.+)")
         if not self.base.is_dir():
             return []
         return sorted(e for e in self.base.iterdir() if wanted.fullmatch(e.name) and e.is_dir())
