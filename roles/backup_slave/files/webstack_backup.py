@@ -39,8 +39,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 sys.path.insert(0, "/usr/local/lib/webstack")
-import data_swap  # noqa: E402
-from data_swap import SwapError  # noqa: E402
+import data_swap
+from data_swap import SwapError
 
 CONFIG = "/etc/webstack-backup/config.json"
 STATE = pathlib.Path("/var/lib/webstack-backup")
