@@ -268,10 +268,12 @@ def exchange(
     elsewhere = {new / source.relative_to(new).parts[0] for source, _ in bring}
     goes = [(e, old / e.name) for e in sorted(where.data.iterdir()) if e.name not in KEEP]
     comes = [(e, where.data / e.name) for e in sorted(new.iterdir()) if e.name not in KEEP and e not in elsewhere]
+    was = where.data.stat()
     journal: dict[str, Any] = {
         "data": str(where.data),
+        "owner": [was.st_uid, was.st_gid, was.st_mode & 0o7777],
         # Tells the directory from the empty one that is seen there while its disk is not mounted.
-        "inode": where.data.stat().st_ino,
+        "inode": was.st_ino,
         "new": str(new),
         "old": str(old),
         "out": [[str(a), str(b)] for a, b in [*goes, *also]],
@@ -346,7 +348,11 @@ def _undo(journal: dict[str, Any]) -> None:
             else:
                 _remove(source)
                 _move(target, source)
-    _sync(*_folders(journal, "out"))
+    data = pathlib.Path(journal["data"])
+    user, group, mode = journal["owner"]
+    os.chown(data, user, group)
+    data.chmod(mode)
+    _sync(*_folders(journal, "out"), data)
     _remove(old)
     _sync(old.parent)
     _forget()

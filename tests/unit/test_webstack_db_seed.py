@@ -284,6 +284,8 @@ def test_whatever_goes_wrong_the_waiting_play_hears_it(host: Host) -> None:
         raise OSError(5, "Input/output error")
 
     host.monkeypatch.setattr(db, "seed_from", broken)
+    # Also where neither server nor watcher ran since the host started.
+    (host.home / "run").rename(host.home / "run.old")
     with pytest.raises(db.Trouble, match="Input/output error"):
         db.receive_run(host.config, "db1", True)
     assert json.loads(db.SEED_RESULT.read_text())["ok"] is False

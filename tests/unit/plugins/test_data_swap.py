@@ -39,6 +39,7 @@ class Lab:
         self.home = home
         self.data = home / "lib/mysql"
         fill(self.data, OLD)
+        self.data.chmod(0o510)
         (self.data / "lost+found").mkdir()
         # The disk of the tests need not survive anything.
         monkeypatch.setattr(os, "fsync", lambda _descriptor: None)
@@ -66,6 +67,7 @@ class Lab:
     def is_old(self) -> bool:
         return (
             content(self.data) == OLD
+            and self.data.stat().st_mode & 0o7777 == 0o510
             and content(self.new) == NEW
             and self.marker.read_text() == "marker"
             and not self.old.exists()
@@ -75,7 +77,13 @@ class Lab:
     def is_new(self) -> bool:
         kept = {**OLD, "webstack-primary.json": "marker"}
         left = content(self.new)
-        return content(self.data) == NEW and content(self.old) == kept and not left and not self.marker.exists()
+        mode = self.data.stat().st_mode & 0o7777
+        return (content(self.data), content(self.old), left, mode) == (
+            NEW,
+            kept,
+            {},
+            0o710,
+        ) and not self.marker.exists()
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "mount"])
