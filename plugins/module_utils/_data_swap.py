@@ -117,6 +117,10 @@ def need_room(where: Place, needed: int) -> None:
     """Refuse when the new data has no room beside the old."""
     there = where.data if where.data.is_dir() else where.data.parent
     status = os.statvfs(there)
+    if status.f_flag & os.ST_RDONLY:
+        raise SwapError(
+            f"{there} is on a file system that is read-only: dmesg says why; mount it writable, then run again"
+        )
     free = status.f_bavail * status.f_frsize
     if free >= needed:
         return

@@ -412,6 +412,31 @@ def test_data_of_a_marked_primary_is_exchanged_and_comes_back(
     assert sorted(path.name for path in host.earlier(new)) == [failed.name]
 
 
+def test_a_restore_that_was_cut_off_is_undone_by_the_next(
+    tmp_path: pathlib.Path, swapping: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crash(BaseException):
+        pass
+
+    def crash() -> None:
+        raise Crash
+
+    host = Host(tmp_path)
+    for name in ("mysql", "new", "logs"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "mysql/ibdata1").write_text("old")
+    (tmp_path / "new/mariadb_backup_checkpoints").write_text("backup_type = log-applied\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(data_swap, "_forget", crash)
+        patch.setattr(backup, "stamp", lambda: "20200101T000000Z")
+        with pytest.raises(Crash):
+            host.replace_data(tmp_path / "new", 0)
+    assert not (tmp_path / "mysql/ibdata1").exists()
+    old = pathlib.Path(host.replace_data(tmp_path / "new", 0)["old"])
+    assert (old / "ibdata1").read_text() == "old"
+    assert [path.name for path in tmp_path.glob("mysql.before-restore-*")] == [old.name]
+
+
 @pytest.mark.parametrize("keep", [0, 1])
 def test_replaced_data_is_kept_to_a_number(tmp_path: pathlib.Path, swapping: None, keep: int) -> None:
     host = Host(tmp_path)

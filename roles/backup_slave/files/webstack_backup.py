@@ -688,12 +688,14 @@ class Program:
     def replace_data(self, source: pathlib.Path, keep: int) -> dict[str, str]:
         """Put a prepared directory in the place of the stopped server's. The old one is kept under a dated name."""
         where = data_swap.place(self.datadir())
+        data_swap.need_stopped(where.data)
+        # Of a restore that was cut off; otherwise the start of the server would do it.
+        data_swap.recover()
         if not re.search(
             r"^backup_type = (log-applied|full-prepared)$", tool_file(source, "checkpoints"), re.MULTILINE
         ):
             raise BackupError(f"{source} is not a prepared data directory")
         old = where.folder("{}.before-restore-" + stamp())
-        data_swap.need_stopped(where.data)
         carry_over(where.data, source)
         data_swap.exchange(where, source, old, self.companions(where.data, old))
         shutil.rmtree(source, ignore_errors=True)

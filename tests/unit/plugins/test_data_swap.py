@@ -342,6 +342,14 @@ def test_room_is_looked_for_and_earlier_copies_are_named(lab: Lab) -> None:
     swap.need_room(lab.place, 1)
 
 
+def test_a_disk_that_is_read_only_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = os.statvfs(lab.data)
+    fields = [*tuple(seen)[:8], seen.f_flag | os.ST_RDONLY, seen.f_namemax]
+    monkeypatch.setattr(os, "statvfs", lambda _path: os.statvfs_result(fields))
+    with pytest.raises(swap.SwapError, match="read-only: dmesg says why; mount it writable"):
+        swap.need_room(lab.place, 1)
+
+
 def test_what_else_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.old.mkdir(parents=True)
     with pytest.raises(swap.SwapError, match="exists already"):
