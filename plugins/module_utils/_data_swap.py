@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 JOURNAL = pathlib.Path("/var/lib/webstack/data-swap.json")
-LOCK = pathlib.Path("/run/lock/webstack-data-swap.lock")
+LOCK = pathlib.Path("/run/webstack/data-swap.lock")
 MOUNTS = pathlib.Path("/proc/self/mountinfo")
 FSTAB = pathlib.Path("/etc/fstab")
 #: In a data directory that is a mount point: what lies beside the data otherwise.
@@ -148,10 +148,25 @@ def need_stopped(*folders: pathlib.Path) -> None:
 def make_work(folder: pathlib.Path, user: int, group: int) -> None:
     """Have the parent of a new copy. Inside of a data directory the server must be able to look into it."""
     if folder.parent.name == WORK:
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
-        os.chown(folder.parent, user, group)
+        # The server's account may write beside it: what is there may be a link to anywhere.
+        if not os.path.lexists(folder.parent):
+            folder.parent.mkdir(mode=0o700)
+        _no_link(folder.parent)
+        os.chown(folder.parent, user, group, follow_symlinks=False)
     else:
         folder.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _no_link(folder: pathlib.Path) -> None:
+    if folder.is_symlink() or not folder.is_dir():
+        raise SwapError(f"{folder} is no directory of its own: move it away first, it was not made by this program")
+
+
+def carry_notes(old: pathlib.Path, new: pathlib.Path, patterns: Sequence[str]) -> None:
+    """Copy small files that no backup contains. A link stays a link, wherever the account of the server points it."""
+    for pattern in patterns:
+        for note in sorted(old.glob(pattern)):
+            shutil.copy2(note, new / note.name, follow_symlinks=False)
 
 
 def interrupted() -> dict[str, Any] | None:
@@ -261,6 +276,8 @@ def exchange(
     if not where.data.exists():
         where.data.mkdir(mode=0o755)
     need_stopped(where.data)
+    if where.base.name == WORK:
+        _no_link(where.base)
     if new.stat().st_dev != where.data.stat().st_dev:
         raise SwapError(f"{new} is not on the file system of {where.data}")
     if old.exists():
@@ -307,7 +324,7 @@ def _forward(journal: dict[str, Any]) -> None:
     data, new, old = (pathlib.Path(journal[key]) for key in ("data", "new", "old"))
     owner = new.stat()
     old.mkdir(mode=0o700, parents=True)
-    os.chown(old, owner.st_uid, owner.st_gid)
+    os.chown(old, owner.st_uid, owner.st_gid, follow_symlinks=False)
     copied = []
     for source, target in _pairs(journal, "out"):
         target.parent.mkdir(mode=0o700, exist_ok=True)

@@ -919,16 +919,13 @@ def partial_of(target: pathlib.Path) -> pathlib.Path:
 def carry_over(old: pathlib.Path, new: pathlib.Path) -> None:
     """Debian's marks in the data directory, which no backup contains. The note that the system tables were
     upgraded is true of the restored ones only when they come from the very same version."""
-    names = list(old.glob("debian-*.flag"))
+    names = ["debian-*.flag"]
     version = str(json.loads((new / METADATA).read_text())["server"]) if (new / METADATA).is_file() else ""
     for name in ("mariadb_upgrade_info", "mysql_upgrade_info"):
         upgraded = read_text(old / name).strip()
         if upgraded and version.startswith(upgraded):
-            names.append(old / name)
-    for path in names:
-        copy = new / path.name
-        shutil.copy2(path, copy)
-        os.chown(copy, path.stat().st_uid, path.stat().st_gid)
+            names.append(name)
+    data_swap.carry_notes(old, new, names)
 
 
 # --- command line -----------------------------------------------------------------------------------

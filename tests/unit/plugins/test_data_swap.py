@@ -350,6 +350,24 @@ def test_a_disk_that_is_read_only_is_said(lab: Lab, monkeypatch: pytest.MonkeyPa
         swap.need_room(lab.place, 1)
 
 
+def test_what_the_servers_account_made_a_link_of_is_not_followed(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = Lab(tmp_path, monkeypatch, mount=True)
+    secret = tmp_path / "secret"
+    secret.write_text("of root")
+    (lab.data / "debian-11.flag").symlink_to(secret)
+    (lab.data / "debian-12.flag").write_text("plain")
+    swap.carry_notes(lab.data, lab.new, ["debian-*.flag"])
+    assert (lab.new / "debian-11.flag").is_symlink()
+    assert (lab.new / "debian-12.flag").read_text() == "plain"
+    shutil.move(lab.place.base, tmp_path / "elsewhere")
+    lab.place.base.symlink_to(tmp_path / "elsewhere")
+    for action in (lab.exchange, lambda: swap.make_work(lab.new, os.getuid(), os.getgid())):
+        with pytest.raises(swap.SwapError, match="is no directory of its own"):
+            action()
+
+
 def test_what_else_is_refused(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.old.mkdir(parents=True)
     with pytest.raises(swap.SwapError, match="exists already"):
