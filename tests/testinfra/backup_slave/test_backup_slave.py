@@ -379,7 +379,7 @@ def restore(*extra: str, inventory: str | pathlib.Path = "") -> subprocess.Compl
 def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down() -> None:
     back_up("--allow-primary", host=PRIMARY)
     expected = content(PRIMARY)
-    on(REPLICA, "systemctl disable webstack-db mariadb")
+    on(REPLICA, "systemctl disable webstack-db mariadb && systemctl stop mariadb")
     subprocess.run(["docker", "stop", "--time=5", REPLICA], check=True, capture_output=True)
     on(
         PRIMARY,
@@ -484,6 +484,7 @@ def test_a_site_of_one_host_is_backed_up_and_restored(tmp_path: pathlib.Path) ->
     del site["all"]["children"]["db"]["hosts"][REPLICA]
     alone = tmp_path / "inventory.yml"
     alone.write_text(yaml.safe_dump(site))
+    on(REPLICA, "systemctl stop mariadb")
     subprocess.run(["docker", "stop", "--time=5", REPLICA], check=True, capture_output=True)
     done = play("backup_slave", inventory=alone)
     assert done.returncode == 0, done.stdout + done.stderr
