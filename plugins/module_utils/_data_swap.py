@@ -358,6 +358,8 @@ def _undo(journal: dict[str, Any]) -> None:
                 # Not moved yet, or copied.
                 _remove(target)
             elif os.path.lexists(target):
+                # Somebody may have cleaned up what was left of the new data.
+                source.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 os.rename(target, source)
         _sync(*_folders(journal, "in"))
         _note(journal, "clear")

@@ -246,7 +246,10 @@ def test_one_that_cannot_be_undone_says_what_lies_where(lab: Lab, monkeypatch: p
     with pytest.raises(swap.SwapError, match="an earlier exchange was cut off"):
         lab.exchange()
     monkeypatch.setattr(os, "rename", real)
+    # Also when what is left of the new data was cleaned away.
+    shutil.rmtree(lab.new)
     swap.recover()
+    fill(lab.new, NEW)
     assert lab.is_old()
 
 
