@@ -400,7 +400,7 @@ def test_an_exchange_that_was_cut_off_is_undone_before_the_server_starts() -> No
     assert on(DB2, "cat", "/var/lib/mysql/ibdata1").stdout == "not the data"
     on(DB2, "systemctl", "start", "mariadb")
     until(lambda: is_pair(DB1, DB2), 10)
-    assert "the old data is in its place again" in on(DB2, "journalctl", "-u", "mariadb", "-n30").stdout
+    assert "the old data is in its place again" in on(DB2, "journalctl", "-b", "-u", "mariadb").stdout
     on(DB2, "test", "!", "-e", "/var/lib/webstack/data-swap.json")
 
 
