@@ -116,6 +116,13 @@ def plan(
         if wanted and wanted not in names:
             return Plan(refused=f"{variable} is {wanted!r}; the database hosts are {', '.join(names)}")
     ready = {n: s for n, s in known.items() if s.get("configured")}
+    if reseed_node:
+        refused = _refuse_reseed(reseed_node, names, known)
+        if refused:
+            return Plan(refused=refused)
+        if not ready[reseed_node]["running"]:
+            # Whatever it was: it gets the data of the other one.
+            del ready[reseed_node]
     result = Plan()
     result.notes += [f"{n} does not answer" for n in names if not known[n]]
     result.start = [n for n, s in ready.items() if not s["running"] or not _units_fine(s)]
@@ -149,6 +156,13 @@ def plan(
             refused = _plan_replica(result, name, state, primary, by_address, reseed=reseed, reseed_node=reseed_node)
             if refused:
                 return Plan(refused=refused)
+    if reseed_node:
+        result.seed = reseed_node
+        if ready[primary]["read_only"]:
+            return Plan(
+                refused=f"{primary} is the primary and read-only, so nobody can be seeded from it. If it waits for"
+                f" {reseed_node}, 'webstack-db promote --force' on {primary} opens it; then run again"
+            )
     # A seed brings those of the primary.
     result.time_zones = [n for n, s in ready.items() if n != result.seed and s.get("time_zones_current") is False]
     result.notes += [why for n, s in ready.items() if n != primary and (why := _cannot_write(n, s))]
@@ -159,6 +173,37 @@ def plan(
         _link(s)["io"] and _link(s)["sql"] if n != primary else not s["read_only"] for n, s in ready.items()
     )
     return result
+
+
+def _refuse_reseed(node: str, names: Sequence[str], known: Mapping[str, State]) -> str:
+    """What is in the way of seeding one named replica, whatever state that is in."""
+    others = [n for n in names if n != node]
+    if not others:
+        return (
+            f"{node} is the only database host of this site: there is nobody to seed it from; a backup can be restored"
+        )
+    if known[node].get("running") and not known[node]["read_only"] and not _linked(known[node]):
+        return f"{node} is the primary: a primary is never seeded"
+    if not known[node]:
+        return f"{node} does not answer: the host has to be up; its MariaDB need not run"
+    if not known[node].get("configured"):
+        return f"nothing is installed on {node} yet: run the playbook site or database, which seeds it"
+    for other in others:
+        if not known[other]:
+            return (
+                f"{other} does not answer, and {node} is seeded from there. Bring it up first; if it is lost for good,"
+                f" 'webstack-db promote --force' makes {node} the primary"
+            )
+        if not known[other].get("configured"):
+            return (
+                f"nothing is installed on {other}, so {node} cannot be seeded from there: run the playbook site first"
+            )
+        if not known[other]["running"]:
+            return (
+                f"MariaDB does not run on {other}, and {node} is seeded from there: start it first (systemctl start"
+                f" mariadb; journalctl -u mariadb says why it does not)"
+            )
+    return ""
 
 
 def problems(

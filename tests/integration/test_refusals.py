@@ -7,6 +7,7 @@ each stand in tests/unit/plugins/test_preflight.py. No host needs to be up.
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pathlib
 import re
@@ -286,3 +287,52 @@ def test_secrets_are_written_once_and_make_a_site_complete(tmp_path: pathlib.Pat
 
     _code, output = preflight(tmp_path, inventory)
     assert "TASK [Ask the hosts" in output, output
+
+
+@pytest.mark.parametrize(
+    ("owners", "host_option", "words"),
+    [
+        (["lb1"], [], "lb1 is the only balancer that answers: nobody can take its addresses"),
+        ([], [], "no balancer owns an address"),
+        (["lb1"], ["-e", "host=lb9"], "host is lb9; the balancers that answer are lb1"),
+    ],
+)
+def test_addresses_are_not_handed_over_to_nobody(
+    tmp_path: pathlib.Path, owners: list[str], host_option: list[str], words: str
+) -> None:
+    """A site of one balancer, which is this machine with a webstack-vip that is a fake."""
+    fake = tmp_path / "webstack-vip"
+    fake.write_text(f"#!/bin/sh\ncat <<E\n{json.dumps({'host': 'lb1', 'owns': owners})}\nE\n")
+    fake.chmod(0o755)
+    inventory = {
+        "all": {
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_become": False,
+                "ansible_python_interpreter": sys.executable,
+            },
+            "children": {"lb": {"hosts": {"lb1": {}}}},
+        }
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ansible",
+            "playbook",
+            str(PLAYBOOKS / "switchover.yml"),
+            "-i",
+            "hosts.yml",
+            *host_option,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert words in " ".join((done.stdout + done.stderr).split())
+    assert "changed=0" in done.stdout

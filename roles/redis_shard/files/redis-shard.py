@@ -807,6 +807,9 @@ def hand_over(site: Site, name: str, node: dict[str, Any]) -> None:
     witness = view.witness
     if witness is None:
         raise Failure(f"shard {name}: no sentinel answers, nobody can take over")
+    if not role_of(node, site.access).get("replicas"):
+        # Writes would wait for seconds, for nobody.
+        raise Failure(f"shard {name}: no replica follows {site.me}, nobody can take over")
 
     def caught_up() -> bool:
         _role, offset, replicas = ask(node, site.access, "ROLE")

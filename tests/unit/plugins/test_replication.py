@@ -154,6 +154,66 @@ def test_a_named_replica_is_seeded_and_a_primary_never() -> None:
     assert "database hosts are db1, db2" in plan(*pair, reseed_node="db7").refused
 
 
+DOWN = {
+    "configured": True,
+    "running": False,
+    "role": "none",
+    "read_only": True,
+    "gtid": "",
+    "replica": {"io": False, "sql": False, "lag_seconds": None, "error": "", "source": ""},
+    "marker": None,
+    "error": "ERROR 2002 (HY000): Can't connect",
+    "schemas": ["site"],
+    "units": UNITS,
+    "peer": {},
+}
+
+
+def test_a_named_replica_is_seeded_though_it_does_not_start() -> None:
+    for down in (DOWN, {**DOWN, "schemas": []}, {**DOWN, "marker": {"paired": True}}):
+        found = plan(primary(1), down, reseed_node="db2")
+        assert (found.refused, found.steps, found.primary) == ("", ["seed db2 from db1"], "db1")
+        # Unnamed it is only started.
+        assert plan(primary(1), down).steps == ["start db2"]
+    # One that runs and lost its link, or follows a stranger, too.
+    for other in (server(2, schemas=["site"]), replica(2, "192.0.2.99"), server(2)):
+        assert plan(primary(1), other, reseed_node="db2").steps == ["seed db2 from db1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (primary(1), {}, "db2 does not answer: the host has to be up; its MariaDB need not run"),
+        (primary(1), {"configured": False}, "nothing is installed on db2 yet"),
+        ({}, DOWN, "db1 does not answer, and db2 is seeded from there"),
+        ({"configured": False}, DOWN, "nothing is installed on db1"),
+        (DOWN, replica(2, "192.0.2.41"), "MariaDB does not run on db1"),
+        (primary(1), primary(2), "db2 is the primary: a primary is never seeded"),
+        (DOWN, primary(2), "db2 is the primary"),
+        (primary(1, read_only=True), DOWN, "'webstack-db promote --force' on db1 opens it; then run again"),
+        (primary(1, read_only=True), replica(2, "192.0.2.41"), "db1 is the primary and read-only"),
+        (replica(1, "192.0.2.42"), DOWN, "db1"),
+    ],
+)
+def test_seeding_a_named_replica_is_refused_with_the_next_step(
+    first: dict[str, Any], second: dict[str, Any], words: str
+) -> None:
+    found = plan(first, second, reseed_node="db2")
+    assert words in found.refused
+    assert found.steps == []
+
+
+def test_a_site_of_one_host_works_and_has_nobody_to_seed() -> None:
+    def alone(state: dict[str, Any], **options: Any) -> _replication.Plan:
+        return _replication.plan(NODES[:1], {"db1": state}, "db1", **options)
+
+    assert alone(server(1)).steps == ["bootstrap db1"]
+    assert alone(primary(1)).settled
+    assert "db1 cannot be asked" in alone({}).refused
+    assert "db1 is the only database host of this site" in alone(primary(1), reseed_node="db1").refused
+    assert "db1 is the only database host of this site" in alone(DOWN, reseed_node="db1").refused
+
+
 def test_replication_that_somebody_stopped_is_resumed_and_an_old_password_replaced() -> None:
     stopped = {"io": False, "io_state": "No", "sql": False}
     assert plan(primary(1), replica(2, "192.0.2.41", stopped)).steps == ["resume db2"]
