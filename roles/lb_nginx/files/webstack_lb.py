@@ -340,7 +340,11 @@ def refresh() -> bool:
 
 def reload(settings: Config, digest: str) -> bool:
     """Have nginx's workers run the lists of a digest, unless they do. One that is stopped reads them when it starts."""
-    if run("systemctl", "is-active", "--quiet", "nginx.service").returncode or running_marks(settings) == digest:
+    asked = run("systemctl", "is-active", "--quiet", "nginx.service")
+    # 3: it does not run. Anything else is no answer, which is no reason to leave the old lists in use.
+    if asked.returncode not in (0, 3):
+        raise Refusal(f"systemctl is-active nginx.service: {asked.stderr.strip() or f'exit code {asked.returncode}'}")
+    if asked.returncode == 3 or running_marks(settings) == digest:
         return False
     reloaded = run("systemctl", "reload", "nginx.service")
     if reloaded.returncode:
@@ -489,6 +493,12 @@ def maintenance(options: argparse.Namespace) -> dict[str, Any]:
     return {"changed": change_wishes(change)}
 
 
+def refuse(error: OSError) -> None:
+    """For a walk: a folder that cannot be read is not an empty one. One that went meanwhile is."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def purge(options: argparse.Namespace) -> dict[str, Any]:
     """Delete kept answers; wait until none of them is served any more.
 
@@ -496,7 +506,7 @@ def purge(options: argparse.Namespace) -> dict[str, Any]:
     """
     removed = 0
     wanted = b"\nKEY: " + options.prefix.encode()
-    for folder, _, names in os.walk(config().cache_directory):
+    for folder, _, names in os.walk(config().cache_directory, onerror=refuse):
         for name in names:
             path = os.path.join(folder, name)
             with contextlib.suppress(FileNotFoundError):
@@ -843,6 +853,7 @@ def main() -> int:
     for name in ("apply", "refresh", "generation", "run"):
         commands.add_parser(name)
     options = parser.parse_args()
+    os.umask(0o022)  # whoever calls: nginx and the probes read what is written here
 
     def locked_apply() -> dict[str, Any]:
         with locked():
