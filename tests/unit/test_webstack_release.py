@@ -125,6 +125,43 @@ def test_a_port_of_another_application_or_program_is_named(site: Any, tmp_path: 
     assert "cannot listen on 192.0.2.1" in site.taken(["192.0.2.1"], 8000)[0]
 
 
+def test_apache_is_not_stopped_for_an_address_that_it_cannot_have(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.settings["listen"] = ["192.0.2.1"]
+    called: list[str] = []
+    monkeypatch.setattr(release, "systemctl", lambda *words: called.append(words[0]))
+    monkeypatch.setattr(release, "unit", lambda: {**RUNNING, "MainPID": "0"})
+    with pytest.raises(release.Failure, match=r"cannot listen on 192\.0\.2\.1"):
+        site.bring("x")
+    assert called == []
+
+
+def test_a_restart_after_which_systemd_knows_no_apache_is_an_error(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.settings["listen"] = []
+    monkeypatch.setattr(release, "systemctl", lambda *_words: "")
+    monkeypatch.setattr(release, "unit", lambda: {**RUNNING, "MainPID": "0"})
+    with pytest.raises(release.Failure, match="does not know the main process"):
+        site.bring("x")
+
+
+def test_a_way_back_that_fails_too_is_told(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("old", "new"):
+        site.begin(name)
+        site.finish(name)
+    site.point("old")
+
+    def bring(identity: str) -> None:
+        raise release.Failure(f"{identity} is silent")
+
+    monkeypatch.setattr(site, "ask", lambda: (0, "", 0, ""))
+    monkeypatch.setattr(site, "stale_processes", lambda: [])
+    monkeypatch.setattr(site, "bring", bring)
+    with pytest.raises(
+        release.Failure, match="new is silent; old was put back and does not answer either: old is silent"
+    ):
+        site.activate("new")
+    assert site.current() == "old"
+
+
 # --- whose surroundings -----------------------------------------------------------------------------
 
 

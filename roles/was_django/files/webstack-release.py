@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3 -I
 """Releases of an application on this host: what runs, switch to another one, put the old one back.
 
   webstack-release NAME status          what is here and what runs, as JSON; changes nothing

@@ -389,7 +389,7 @@ def test_nothing_is_left_to_change_and_few_releases_are_kept() -> None:
             ["was_django_secret_key", "was_django_static_url"],
         ),
         ({"was_django_python_minimum": "3.99"}, ["was_django_python_minimum is 3.99", "django-was1"]),
-        ({"was_django_source": {"path": "/nowhere"}}, ["/nowhere"]),
+        ({"was_django_source": {"path": "/nowhere"}}, ["django-was1: was_django_source: ", "/nowhere"]),
         ({"was_django_source": {"type": "tarball"}}, ["was_django_source", "tarball"]),
         ({"was_django_requirement_files": ["absent.txt"]}, ["lacks absent.txt"]),
         ({"was_django_database_engine": "oracle"}, ["was_django_database_engine"]),
