@@ -399,6 +399,20 @@ def test_a_systemd_that_does_not_answer_is_no_nginx_that_stands(monkeypatch: pyt
     assert tool.reload(None, "digest") is False
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_broken_wish_brings_no_drained_server_back(
+    host: Host, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.WISHES.write_text(text)
+    with pytest.raises(tool.Refusal, match="is broken: remove it"):
+        tool.apply()
+    code, said = command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 1
+    assert "is broken" in said["error"]
+    # The probes go on.
+    assert tool.overview(tool.config(), {})["sites"]
+
+
 # --- the service ---------------------------------------------------------------------------------------------
 
 

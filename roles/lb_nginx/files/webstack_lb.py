@@ -257,7 +257,17 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def wishes() -> dict[str, list[str]]:
-    return {"drained": [], "maintenance": []} | load(WISHES)
+    """Return what the operator wants. A broken record is an error: as none it would bring drained servers back."""
+    none: dict[str, list[str]] = {"drained": [], "maintenance": []}
+    try:
+        data = json.loads(WISHES.read_text())
+    except FileNotFoundError:
+        return none
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise Refusal(f"{WISHES} is broken: remove it, then drain again what has to be out")
+    return none | data
 
 
 def found(settings: Config) -> dict[str, dict[str, Any]]:
@@ -678,7 +688,11 @@ def old_workers() -> int:
 
 
 def overview(settings: Config, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
-    wish, counts = wishes(), connections()
+    try:
+        wish = wishes()
+    except Refusal:
+        wish = {"drained": [], "maintenance": []}  # `error` of the status says it; nginx keeps the lists that it has
+    counts = connections()
     known = {target: verdict.state for target, verdict in verdicts.items()}
     sites = []
     for site in settings.sites:
