@@ -30,7 +30,8 @@ def site(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An application whose Apache is this process, with one release that is being built."""
     monkeypatch.setattr(release, "CONFIGURATION", tmp_path / "etc")
     monkeypatch.setattr(release.shutil, "chown", lambda *_arguments: None)
-    monkeypatch.setattr(release.os, "chown", lambda *_arguments: None)
+    monkeypatch.setattr(release.os, "chown", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(release.os, "fchown", lambda *_arguments: None)
     (tmp_path / "etc/shop").mkdir(parents=True)
     (tmp_path / "ports.conf").write_text("")
     os.utime(tmp_path / "ports.conf", (0, 0))
@@ -194,6 +195,25 @@ def test_static_files_can_be_read_whatever_the_application_says_about_uploads(si
     (site.release("x") / "static/css/a.css").chmod(0o600)
     site.finish("x")
     assert modes(site.base / "static") == {"css": "0o755", "css/a.css": "0o644"}
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_static_file_is_refused(site: Any, tmp_path: pathlib.Path, kind: str) -> None:
+    """The application may write there: a link would give root's files away."""
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    secret.chmod(0o600)
+    site.begin("x")
+    file = site.release("x") / "static/a.css"
+    if kind == "link":
+        file.symlink_to(secret)
+    else:
+        os.mkfifo(file)
+    with pytest.raises(release.Failure, match="is no static file"):
+        site.finish("x")
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert not (site.release("x") / ".finished").exists()
+    assert not (site.base / "static/a.css").exists()
 
 
 def test_a_step_of_a_build_has_surroundings_of_its_own() -> None:

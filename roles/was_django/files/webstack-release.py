@@ -27,6 +27,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -129,6 +130,22 @@ def load(path: pathlib.Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise Failure(f"{path} holds no settings; run the role again")
     return found
+
+
+def take_over(path: str) -> None:
+    """Make a file of the application root's, for all to read. A link in its place would do that to any other file."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Failure(f"{path} is no static file: {error.strerror or error}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Failure(f"{path} is no static file")
+        os.fchown(handle, 0, 0)
+        # The application's FILE_UPLOAD_PERMISSIONS may say something else, which is meant for uploads.
+        os.fchmod(handle, 0o644)
+    finally:
+        os.close(handle)
 
 
 def held_by_apache() -> set[str]:
@@ -291,14 +308,13 @@ class Site:
         for folder, _, names in os.walk(release / "static", onerror=refuse):
             target = together / os.path.relpath(folder, release / "static")
             target.mkdir(parents=True, exist_ok=True)
-            os.chown(folder, 0, 0)
+            # Once a folder is root's, the application can put no link in the place of what is in it.
+            os.chown(folder, 0, 0, follow_symlinks=False)
             os.chmod(folder, 0o755)
             for name in names:
-                os.chown(os.path.join(folder, name), 0, 0)
-                # The application's FILE_UPLOAD_PERMISSIONS may say something else, which is meant for uploads.
-                os.chmod(os.path.join(folder, name), 0o644)
+                take_over(os.path.join(folder, name))
                 (target / f".{name}.new").unlink(missing_ok=True)
-                os.link(os.path.join(folder, name), target / f".{name}.new")
+                os.link(os.path.join(folder, name), target / f".{name}.new", follow_symlinks=False)
                 os.replace(target / f".{name}.new", target / name)
                 (target / f".{name}.new").unlink(missing_ok=True)  # replace does nothing when both are the same file
         os.sync()  # a power cut must not leave a mark without the files
