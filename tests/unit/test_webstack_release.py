@@ -128,16 +128,18 @@ def test_a_port_of_another_application_or_program_is_named(site: Any, tmp_path: 
 
 def test_apache_is_not_stopped_for_an_address_that_it_cannot_have(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     site.settings["listen"] = ["192.0.2.1"]
+    monkeypatch.setattr(release, "refused_by_apache", lambda: ["Apache refuses its files: line 7"])
     called: list[str] = []
     monkeypatch.setattr(release, "systemctl", lambda *words: called.append(words[0]))
     monkeypatch.setattr(release, "unit", lambda: {**RUNNING, "MainPID": "0"})
-    with pytest.raises(release.Failure, match=r"cannot listen on 192\.0\.2\.1"):
+    with pytest.raises(release.Failure, match=r"cannot listen on 192\.0\.2\.1.*; Apache refuses its files: line 7"):
         site.bring("x")
     assert called == []
 
 
 def test_a_restart_after_which_systemd_knows_no_apache_is_an_error(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     site.settings["listen"] = []
+    monkeypatch.setattr(release, "refused_by_apache", lambda: [])
     monkeypatch.setattr(release, "systemctl", lambda *_words: "")
     monkeypatch.setattr(release, "unit", lambda: {**RUNNING, "MainPID": "0"})
     with pytest.raises(release.Failure, match="does not know the main process"):

@@ -83,6 +83,19 @@ def unit() -> dict[str, str]:
     return state
 
 
+def refused_by_apache() -> list[str]:
+    """Say what Apache has against its files; after a restart it would not come back."""
+    command = ["apache2ctl", "configtest"]
+    environment = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"}
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", check=False, env=environment, timeout=60
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Failure(f"{' '.join(command)}: {error}") from error
+    return [] if done.returncode == 0 else [f"Apache refuses its files: {' '.join(done.stderr.split())}"]
+
+
 def started(pid: int) -> float | None:
     """When a process started, in the time of the files; None when it is gone."""
     try:
@@ -405,7 +418,7 @@ class Site:
         if state["ActiveState"] == "active" and not self.stale_apache(state):
             done = self.replace(identity)
         else:
-            if problems := self.taken(self.setting("listen"), self.setting("port")):
+            if problems := self.taken(self.setting("listen"), self.setting("port")) + refused_by_apache():
                 raise Failure("; ".join(problems))
             neighbours = [site for site in self.others() if site.current() and site.ask()[0] == 200]
             done = ["restarted" if state["ActiveState"] == "active" else "started"]
