@@ -229,6 +229,18 @@ def test_no_failure_is_swallowed() -> None:
     assert swallowed == []
 
 
+def test_programs_choose_their_umask_and_their_interpreter() -> None:
+    """One that writes must not take over what sudo or a login of the caller says: others read what it writes."""
+    programs = [path for path in ROOT.glob("roles/*/files/*") if path.is_file() and path.read_bytes()[:2] == b"#!"]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in programs}
+    # Nor the interpreter that a login's PATH finds first.
+    assert [name for name, text in texts.items() if "/env " in text.splitlines()[0]] == []
+    writing = re.compile(r"write_text|\.mkdir\(|\.touch\(|open\(\"w|^\s*mkdir ", re.MULTILINE)
+    # That one is started by systemd only.
+    found = [name for name, text in texts.items() if writing.search(text) and not re.search(r"\bumask[ (]", text)]
+    assert found == ["webstack-nutcracker.py"]
+
+
 def test_playbooks_have_names_that_can_be_called() -> None:
     assert [p.name for p in ROOT.glob("playbooks/*.yml") if not re.fullmatch(r"[a-z][a-z0-9_]*\.yml", p.name)] == []
 

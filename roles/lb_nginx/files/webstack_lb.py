@@ -257,7 +257,17 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def wishes() -> dict[str, list[str]]:
-    return {"drained": [], "maintenance": []} | load(WISHES)
+    """Return what the operator wants. A broken record is an error: as none it would bring drained servers back."""
+    none: dict[str, list[str]] = {"drained": [], "maintenance": []}
+    try:
+        data = json.loads(WISHES.read_text())
+    except FileNotFoundError:
+        return none
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise Refusal(f"{WISHES} is broken: remove it, then drain again what has to be out")
+    return none | data
 
 
 def found(settings: Config) -> dict[str, dict[str, Any]]:
@@ -340,7 +350,11 @@ def refresh() -> bool:
 
 def reload(settings: Config, digest: str) -> bool:
     """Have nginx's workers run the lists of a digest, unless they do. One that is stopped reads them when it starts."""
-    if run("systemctl", "is-active", "--quiet", "nginx.service").returncode or running_marks(settings) == digest:
+    asked = run("systemctl", "is-active", "--quiet", "nginx.service")
+    # 3: it does not run. Anything else is no answer, which is no reason to leave the old lists in use.
+    if asked.returncode not in (0, 3):
+        raise Refusal(f"systemctl is-active nginx.service: {asked.stderr.strip() or f'exit code {asked.returncode}'}")
+    if asked.returncode == 3 or running_marks(settings) == digest:
         return False
     reloaded = run("systemctl", "reload", "nginx.service")
     if reloaded.returncode:
@@ -489,6 +503,12 @@ def maintenance(options: argparse.Namespace) -> dict[str, Any]:
     return {"changed": change_wishes(change)}
 
 
+def refuse(error: OSError) -> None:
+    """For a walk: a folder that cannot be read is not an empty one. One that went meanwhile is."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def purge(options: argparse.Namespace) -> dict[str, Any]:
     """Delete kept answers; wait until none of them is served any more.
 
@@ -496,7 +516,7 @@ def purge(options: argparse.Namespace) -> dict[str, Any]:
     """
     removed = 0
     wanted = b"\nKEY: " + options.prefix.encode()
-    for folder, _, names in os.walk(config().cache_directory):
+    for folder, _, names in os.walk(config().cache_directory, onerror=refuse):
         for name in names:
             path = os.path.join(folder, name)
             with contextlib.suppress(FileNotFoundError):
@@ -668,7 +688,11 @@ def old_workers() -> int:
 
 
 def overview(settings: Config, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
-    wish, counts = wishes(), connections()
+    try:
+        wish = wishes()
+    except Refusal:
+        wish = {"drained": [], "maintenance": []}  # `error` of the status says it; nginx keeps the lists that it has
+    counts = connections()
     known = {target: verdict.state for target, verdict in verdicts.items()}
     sites = []
     for site in settings.sites:
@@ -843,6 +867,7 @@ def main() -> int:
     for name in ("apply", "refresh", "generation", "run"):
         commands.add_parser(name)
     options = parser.parse_args()
+    os.umask(0o022)  # whoever calls: nginx and the probes read what is written here
 
     def locked_apply() -> dict[str, Any]:
         with locked():

@@ -1077,6 +1077,7 @@ def inspect_sentinel(site: Site) -> bool:
 
 
 def main(arguments: list[str]) -> int:
+    os.umask(0o022)  # whoever calls
     match arguments:
         case ["status"]:
             return status(Site.load())
