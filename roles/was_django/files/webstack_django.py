@@ -138,7 +138,7 @@ def _log(request: HttpRequest | None = None, **_: Any) -> None:
     release = os.environ.get("WEBSTACK_RELEASE", "none")
     lines = [f"request {identity} of release {release}: {what} failed: {type(error).__name__}"]
     if database_away(error):  # one line: every request of an outage has the same to say
-        lines[0] += f": {error}"
+        lines[0] += f": {_code(error, CODES)}"
     else:
         lines += "".join(traceback.format_exception(error)).splitlines()
     # Each is an entry of its own in the journal, so each says whose it is.
