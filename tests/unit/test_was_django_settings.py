@@ -500,3 +500,40 @@ def test_apache_listens_on_either_kind_of_address(address: str, listen: str) -> 
         "__was_django_processes": 2,
     }
     assert f"Listen {listen}\n" in render("site.conf.j2", variables)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({"was_django_environment": {"A": ["x"], "B": "y"}}, "not so: A"),
+        ({"was_django_environment": {"A": {"b": 1}}}, "not so: A"),
+        ({"was_django_environment": {"A": None}}, "not so: A"),
+        ({"was_django_pip_arguments": ["--require-hashes"]}, "--require-hashes, so every package needs one"),
+        ({"was_django_static_url": "/my files/"}, "was_django_static_url"),
+        ({"was_django_media_url": '/"/'}, "was_django_media_url"),
+        ({"was_django_media_root": "/srv/my media"}, "was_django_media_root"),
+    ],
+)
+def test_what_a_program_further_on_would_misread_is_refused(inputs: Variables, words: str) -> None:
+    problems = render("__was_django_problems", PRESENT | {"was_django_allowed_hosts": ["a.test"]} | inputs)
+    assert len(problems) == 1
+    assert words in problems[0]
+
+
+def test_good_inputs_are_no_problem() -> None:
+    inputs = {
+        "was_django_allowed_hosts": ["a.test"],
+        "was_django_environment": {"A": True, "B": 1, "C": "x y", "D": ""},
+        "was_django_pip_arguments": ["--require-hashes"],
+        "was_django_driver_packages": [],
+    }
+    assert render("__was_django_problems", PRESENT | inputs) == []
+
+
+def test_both_tiers_have_one_health_address() -> None:
+    shared = {"webstack_health_path": "/up"}
+    assert render("was_django_health_path", shared) == "/up"
+    assert rendering.render("lb_nginx", "lb_nginx_probe_path", shared) == "/up"
+    assert (
+        rendering.render("lb_nginx", "lb_nginx_probe_path", {}) == render("was_django_health_path", {}) == "/-/health"
+    )
