@@ -284,12 +284,12 @@ def test_what_the_documents_advise_passes(tmp_path: pathlib.Path) -> None:
         {"path": "/ws/", "websocket": True, "read_timeout_seconds": 3600},
         {"path": "/export/", "read_timeout_seconds": 600},
     ]
-    code, output = preflight(tmp_path, inventory)
+    _code, output = preflight(tmp_path, inventory)
     assert "TASK [Ask the hosts" in output, output
     settings(inventory)["was_django_request_timeout_seconds"] = 600
     # Without layer 2 there is no writer address, as mysql_replication's README says.
     settings(inventory).update(webstack_database_address="", was_django_database_host="192.0.2.18")
-    code, output = preflight(tmp_path, inventory)
+    _code, output = preflight(tmp_path, inventory)
     assert "TASK [Ask the hosts" in output, output
 
 

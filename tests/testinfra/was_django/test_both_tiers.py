@@ -171,9 +171,11 @@ EVASIONS = [
 
 def test_no_way_to_write_an_address_opens_what_is_closed() -> None:
     for name in ("django-was1", "django-was2"):
-        folders = "/srv/webstack/media/private /srv/webstack/media/x /srv/webstack/media/open"
-        on(name, f"mkdir -p {folders}; echo lab-secret | tee /srv/webstack/board/secret.txt {folders.split()[0]}/secret.txt")
-        on(name, "echo lab-open > /srv/webstack/media/open/file.txt")
+        on(
+            name,
+            "cd /srv/webstack; mkdir -p media/private media/x media/open; "
+            "echo lab-secret | tee board/secret.txt media/private/secret.txt; echo lab-open > media/open/file.txt",
+        )
     (good,) = send({"target": "/media/open/file.txt"})
     assert (good["status"], good["body"]) == (200, "lab-open\n"), good
     answers = send(*({"target": target} for target in EVASIONS))
