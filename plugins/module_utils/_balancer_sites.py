@@ -17,7 +17,7 @@ Site = Mapping[str, Any]
 SITE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PATH = re.compile(r"/[^\s;{}\"']*")
-HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
+HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 SITE_BOOLEANS = ("maintenance_enabled", "tls_chain_required", "cache_enabled")
 LOCATION_BOOLEANS = ("websocket", "streaming")
 SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
@@ -39,7 +39,7 @@ def sites(fallback: Site, entries: Sequence[Site]) -> list[dict[str, Any]]:
 
 def _with_booleans(entry: Site, keys: Sequence[str]) -> dict[str, Any]:
     """Return an entry whose booleans are some: a text of an INI file or of the command line would always be true."""
-    read = {key: _site_checks.boolean(entry[key]) for key in keys if entry.get(key) is not None}
+    read: dict[str, Any] = {key: _site_checks.boolean(entry[key]) for key in keys if entry.get(key) is not None}
     if entry.get("locations"):
         read["locations"] = [_with_booleans(location, LOCATION_BOOLEANS) for location in entry["locations"]]
     return {**entry, **read}

@@ -122,7 +122,7 @@ def test_files_take_a_name_each() -> None:
     "value", ['geolocation=(self "https://a.example")', "script-src 'nonce-a'; report-uri /r", "a\tb", "", "0"]
 )
 def test_a_header_may_hold_what_headers_hold(value: str) -> None:
-    assert balancer_problems([SITE | {"security_headers": {"X-A": value}}], several=False) == []
+    assert balancer_problems([SITE | {"security_headers": {"X-A": value, "X_B": value}}], several=False) == []
 
 
 @given(st.text())
