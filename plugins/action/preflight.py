@@ -13,7 +13,12 @@ from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVari
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar
-from ansible_collections.webstack.ha.plugins.module_utils import _settings, _shard_layout, _site_checks
+from ansible_collections.webstack.ha.plugins.module_utils import (
+    _balancer_sites,
+    _settings,
+    _shard_layout,
+    _site_checks,
+)
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
 
 #: How Ansible says that a variable is absent.
@@ -200,8 +205,7 @@ class Inventory:
                 if option in self.host(name).variables and option not in settings[name]
             )
             found.extend(errors)
-        # A site-wide True comes from the inventory or, as a text, from the command line.
-        allow_single = any(str(own.get("webstack_allow_single")).lower() == "true" for own in settings.values())
+        allow_single = any(_site_checks.boolean(own.get("webstack_allow_single")) for own in settings.values())
         found.extend(_site_checks.check_groups(self.site, self.groups, allow_single))
         if self._no_sentinels and self.groups.get("redis") and not self.groups.get("sentinel"):
             found.append(Problem("", "group redis", self._no_sentinels))
@@ -302,6 +306,25 @@ class Inventory:
             hosts = list(self.groups.get(group, ()))
             values = {host: self._template(self.host(host), [name])[0] for host in hosts}
             yield from check(name, hosts, values)
+        yield from self._waits()
+
+    def _waits(self) -> Iterable[Problem]:
+        """Compare how long an application may take with how long the balancers wait; what is no number is reported."""
+        names = ("backend_read_timeout_seconds", "locations", "sites", "backends")
+        balancers = {
+            name: self._template(self.host(name), [f"lb_nginx_{word}" for word in names])[0]
+            for name in self.groups.get("lb", ())
+        }
+        for name in self.groups.get("was", ()):
+            own = self._template(self.host(name), ["was_django_request_timeout_seconds", "was_django_port"])[0]
+            try:
+                waits = {
+                    balancer: _balancer_sites.longest_wait(values, own["was_django_port"])
+                    for balancer, values in balancers.items()
+                }
+            except (AttributeError, KeyError, TypeError, ValueError):
+                return
+            yield from _site_checks.check_wait(name, own.get("was_django_request_timeout_seconds"), waits)
 
 
 def _sentinels(groups: Mapping[str, Sequence[str]], engine: str) -> tuple[set[str], str | None]:

@@ -234,10 +234,21 @@ class Names:
 # ---------------------------------------------------------------------------------------------------------
 # Types
 
+#: What Ansible's filter `bool` reads, by which the roles read their inputs: an INI file and -e name=value give texts.
+_BOOLEANS = {"yes": True, "on": True, "1": True, "true": True, "no": False, "off": False, "0": False, "false": False}
+
+
+def boolean(value: Any) -> bool | None:
+    """Return what a boolean input means, or None when it means neither."""
+    if isinstance(value, (bool, int, str)):
+        return _BOOLEANS.get(str(value).lower())
+    return None
+
+
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "list": ("a list", lambda value: isinstance(value, (list, tuple))),
     "dict": ("a mapping", lambda value: isinstance(value, Mapping)),
-    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "bool": ("true or false", lambda value: boolean(value) is not None),
     "int": ("a whole number", lambda value: not isinstance(value, (bool, float))),
     "float": ("a number", lambda value: not isinstance(value, bool)),
     "str": ("a text", lambda value: not isinstance(value, (list, tuple, Mapping, bool))),
@@ -266,8 +277,7 @@ def wrong_kind(value: Any, spec: Mapping[str, Any], secret: bool = False) -> str
     """Say what is wrong with the kind of a value, or return None.
 
     Stricter than Ansible's own validation where that one converts: roles use the value that was written,
-    not the converted one, so a text given for a list would be looped over letter by letter and the text
-    "false" given for a boolean would be an error in every condition.
+    not the converted one, so a text given for a list would be looped over letter by letter.
     """
     wanted = spec.get("type", "str")
     if wanted not in _KINDS:
@@ -275,12 +285,13 @@ def wrong_kind(value: Any, spec: Mapping[str, Any], secret: bool = False) -> str
     words, fits = _KINDS[wanted]
     if fits(value):
         return _boolean_for_text(value, spec)
-    hint = ""
-    if wanted == "str" and isinstance(value, bool):
-        hint = _QUOTE
-    if wanted == "bool" and isinstance(value, str):
-        hint = " (write it without quotes; on a command line as -e '{\"name\": true}')"
+    hint = _QUOTE if wanted == "str" and isinstance(value, bool) else ""
     return f"must be {words}" + ("" if secret else f", not {shown(value)}") + hint
+
+
+def _comparable(value: Any, spec: Mapping[str, Any]) -> Any:
+    """Return a value so that two that mean the same are the same."""
+    return boolean(value) if spec.get("type") == "bool" else value
 
 
 #: YAML makes booleans of on, yes, off and no, and a template would write them as True and False.
@@ -522,6 +533,8 @@ def check_settings(
             if (host, name) in failed:
                 continue
             value = values.get(host, {}).get(name)
+            if spec.get("may_be_empty") and value == "" == first:
+                continue
             if value is None or value in ("", []):
                 if needed and host in asked:
                     if name in values.get(host, {}):
@@ -535,7 +548,7 @@ def check_settings(
                 problems.append(Problem(host, name, kind))
             elif choices and value not in choices:
                 problems.append(Problem(host, name, f"must be one of {', '.join(choices)}, not {shown(value)}"))
-            elif spec.get("scope") == "site" and value != first:
+            elif spec.get("scope") == "site" and _comparable(value, spec) != _comparable(first, spec):
                 detail = "" if secret else f" ({value!s} here, {first!s} there)"
                 problems.append(Problem(host, name, f"differs from {owner}'s: it must be the same everywhere{detail}"))
     return problems
@@ -640,6 +653,30 @@ def check_equal(
             detail = "" if secret else f" ({value} here, {first} there)"
             problems.append(Problem(host, name, f"differs from {owner}'s: both must be the same{detail}"))
     return problems
+
+
+def check_wait(host: str, seconds: Any, waits: Mapping[str, int]) -> list[Problem]:
+    """Check that an application may take as long as the balancers wait for it.
+
+    C(waits) holds the longest wait of each balancer. Where the application has less, Apache would end what the
+    balancers still wait for; where it has more, they would end what the application was promised.
+    """
+    try:
+        limit = int(seconds)
+    except (TypeError, ValueError, OverflowError):
+        return []  # the type check has reported it
+    longest = max(waits.values(), default=limit)
+    if longest == limit:
+        return []
+    owner = next(name for name, wait in waits.items() if wait == longest)
+    return [
+        Problem(
+            host,
+            "was_django_request_timeout_seconds",
+            f"is {limit}, but the balancers wait {longest} s at most (lb_nginx_backend_read_timeout_seconds, "
+            f"lb_nginx_locations and lb_nginx_sites of {owner}): leave it out, and it follows them",
+        )
+    ]
 
 
 def own_ports(host: str, value: Any) -> list[Any]:

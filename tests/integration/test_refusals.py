@@ -144,6 +144,23 @@ def _broken_expression(inventory: Inventory) -> None:
     host(inventory, "was1")["webstack_application_port"] = "{{ site_port }}"
 
 
+def _shorter_application(inventory: Inventory) -> None:
+    host(inventory, "lb2")["lb_nginx_locations"] = [{"path": "/export/", "read_timeout_seconds": 600}]
+    host(inventory, "was1")["was_django_request_timeout_seconds"] = 60
+
+
+def _longer_application(inventory: Inventory) -> None:
+    host(inventory, "was2")["was_django_request_timeout_seconds"] = 300
+
+
+def _no_boolean(inventory: Inventory) -> None:
+    host(inventory, "lb1")["lb_nginx_http3_enabled"] = "maybe"
+
+
+def _no_writer_address(inventory: Inventory) -> None:
+    settings(inventory)["webstack_database_address"] = ""
+
+
 CASES: list[tuple[Callable[[Inventory], None], str]] = [
     (_missing_address, "redis2: webstack_address: is not set"),
     (
@@ -162,6 +179,17 @@ CASES: list[tuple[Callable[[Inventory], None], str]] = [
     (_no_password, "was1, was2, db1, db2: webstack_database_password: is not set"),
     (_no_role_password, "db1, db2: mysql_replication_password: is not set"),
     (_same_address, "was2: webstack_address: 192.0.2.13 is also the address of was1"),
+    (
+        _shorter_application,
+        "was1: was_django_request_timeout_seconds: is 60, but the balancers wait 600 s at most "
+        "(lb_nginx_backend_read_timeout_seconds, lb_nginx_locations and lb_nginx_sites of lb2)",
+    ),
+    (_longer_application, "was2: was_django_request_timeout_seconds: is 300, but the balancers wait 60 s at most"),
+    (
+        _no_writer_address,
+        "was1, was2: was_django_database_host: is not set (needed by was_django_database_engine: mysql)",
+    ),
+    (_no_boolean, "lb1: lb_nginx_http3_enabled: must be true or false, not the text 'maybe'"),
     (_broken_expression, "was1: site_port: is not set (needed by webstack_application_port"),
 ]
 
@@ -231,6 +259,39 @@ def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
     assert "db2: webstack_database_password: differs from lb1's" in output
     assert "webstack_cache_password: must be a text" in output
     assert "hunter" not in output
+
+
+def test_booleans_are_taken_as_ini_files_and_the_command_line_give_them(tmp_path: pathlib.Path) -> None:
+    """Both give texts; what a host says in YAML is the same."""
+    inventory = good()
+    groups = {tier: next(iter(group["hosts"].items())) for tier, group in inventory["all"]["children"].items()}
+    lines = [f"[{tier}]\n{name} webstack_address={own['webstack_address']}" for tier, (name, own) in groups.items()]
+    lines += ["[all:vars]", *(f"{name}={value!r}" for name, value in settings(inventory).items())]
+    (tmp_path / "hosts.ini").write_text("\n".join([*lines, "lb_nginx_cache_enabled=no", ""]), encoding="utf-8")
+    run = (tmp_path, PLAYBOOKS / "preflight.yml", "-i", str(tmp_path / "hosts.ini"))
+    _code, output = play(*run, "-e", "webstack_allow_single=true")
+    assert "TASK [Ask the hosts" in output, output
+    _code, output = play(*run, "-e", "webstack_allow_single=no")
+    assert "group was: has only was1, at least 2 are needed" in output
+    with (tmp_path / "hosts.ini").open("a", encoding="utf-8") as file:
+        file.write("webstack_allow_single=true\n")
+    _code, output = play(*run)
+    assert "TASK [Ask the hosts" in output, output
+
+
+def test_what_the_documents_advise_passes(tmp_path: pathlib.Path) -> None:
+    inventory = good()
+    settings(inventory)["lb_nginx_locations"] = [
+        {"path": "/ws/", "websocket": True, "read_timeout_seconds": 3600},
+        {"path": "/export/", "read_timeout_seconds": 600},
+    ]
+    _code, output = preflight(tmp_path, inventory)
+    assert "TASK [Ask the hosts" in output, output
+    settings(inventory)["was_django_request_timeout_seconds"] = 600
+    # Without layer 2 there is no writer address, as mysql_replication's README says.
+    settings(inventory).update(webstack_database_address="", was_django_database_host="192.0.2.18")
+    _code, output = preflight(tmp_path, inventory)
+    assert "TASK [Ask the hosts" in output, output
 
 
 def test_a_good_inventory_passes_and_unfit_hosts_are_named_together(tmp_path: pathlib.Path) -> None:

@@ -294,3 +294,40 @@ def test_labs_never_collide() -> None:
         if first.overlaps(second)
     ]
     assert clashes == []
+
+
+#: What is evaluated although it has no braces.
+CONDITIONS = {"when", "that", "until", "failed_when", "changed_when"}
+EXPRESSION = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
+LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'")
+
+
+def expressions(value: Any, condition: bool = False) -> Iterator[str]:
+    """Return the expressions inside of YAML data or a template, without the texts in them."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from expressions(item, key in CONDITIONS)
+    elif isinstance(value, list):
+        for item in value:
+            yield from expressions(item, condition)
+    elif isinstance(value, str):
+        found = [first or second for first, second in EXPRESSION.findall(value)]
+        for text in [value] if condition and not found else found:
+            yield LITERAL.sub("''", text)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_booleans_are_read_as_such_wherever_they_are_used(role: str) -> None:
+    """An INI file and -e name=value give texts, and the text `false` would be true."""
+    folder = ROOT / "roles" / role
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("templates/*")]
+    files = [path for name in ("tasks", "handlers", "vars", "defaults") for path in folder.glob(f"{name}/*.yml")]
+    found = [text for item in [*texts, *map(load, files)] for text in expressions(item)]
+    names = [name for name, spec in options(role).items() if spec.get("type") == "bool"]
+    bare = [
+        text
+        for text in found
+        for name in names
+        if re.search(rf"\b{name}\b(?!\s*\|\s*(?:default\([^)]*\)\s*\|\s*)?bool\b)", text)
+    ]
+    assert bare == []

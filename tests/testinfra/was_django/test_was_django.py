@@ -395,6 +395,10 @@ def test_nothing_is_left_to_change_and_few_releases_are_kept() -> None:
         ({"was_django_database_engine": "oracle"}, ["was_django_database_engine"]),
         ({"was_django_media_root": "/srv/webstack/board/releases/media"}, ["was_django_media_root"]),
         ({"was_django_database_password": ""}, ["was_django_database_password"]),
+        (
+            {"was_django_request_timeout_seconds": 60},
+            ["was_django_request_timeout_seconds is 60, but the balancers wait up to 600 s"],
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_by_name(variables: Answer, words: list[str]) -> None:
