@@ -33,8 +33,10 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -42,7 +44,8 @@ from typing import Any, NoReturn
 CONFIG = "/etc/webstack-backup/config.json"
 STATE = pathlib.Path("/var/lib/webstack-backup")
 CACHE = pathlib.Path("/var/cache/webstack-backup")
-LOCK = pathlib.Path("/run/lock/webstack-backup.lock")
+# Not in /run/lock, where every account may put a link.
+LOCK = pathlib.Path("/run/webstack-backup.lock")
 METADATA = "webstack-backup.json"
 ROLE_COMMAND = pathlib.Path("/usr/local/sbin/webstack-db")
 KINDS = ("hourly", "daily")
@@ -299,15 +302,24 @@ def write_whole(path: pathlib.Path, text: str, mode: int = 0o600) -> None:
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True)
         path.parent.chmod(mode | (mode & 0o444) >> 2)
-    new = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    # A new file of a name that nobody can guess: the directory for metrics may belong to another account.
+    handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(handle, "w") as file:
         file.write(text)
         os.fchmod(file.fileno(), mode)
-    new.replace(path)
+    os.replace(new, path)
 
 
 def read_text(path: pathlib.Path) -> str:
-    return path.read_text(errors="replace") if path.is_file() else ""
+    """Return what a file holds, nothing when there is none. What lies in its place is not followed or waited for."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise BackupError(f"{path} is a link or cannot be read ({error.strerror}); it is not followed") from error
+    with os.fdopen(handle, errors="replace") as file:
+        return file.read() if stat.S_ISREG(os.fstat(handle).st_mode) else ""
 
 
 def tool_file(directory: pathlib.Path, name: str) -> str:
@@ -528,6 +540,11 @@ class Program:
             shutil.rmtree(directory, ignore_errors=True)
 
     def copy_server(self, server: Mapping[str, Any], directory: pathlib.Path) -> None:
+        datadir = pathlib.Path(str(server["datadir"]))
+        if astray := led_astray(datadir, datadir.stat().st_uid):
+            raise BackupError(
+                f"{astray} leads to a file that is not the server's: look who put it there, and remove it"
+            )
         command = [
             "mariadb-backup",
             "--backup",
@@ -691,9 +708,11 @@ class Program:
             raise
         os.chown(datadir, was.st_uid, was.st_gid)
         datadir.chmod(was.st_mode & 0o7777)
-        for log in self.outside_logs(datadir):
-            (old / "binary-logs").mkdir(exist_ok=True)
-            shutil.move(log, old / "binary-logs")
+        logs = self.outside_logs(datadir)
+        if logs:
+            with own_folder(old / "binary-logs", make=True) as aside:
+                for log in logs:
+                    shutil.move(log, aside)
         siblings = [str(path) for path in datadir.parent.glob(f"{datadir.name}.before-restore-*")]
         for name in surplus(siblings, keep):
             shutil.rmtree(name)
@@ -723,10 +742,11 @@ class Program:
         self.move(datadir, failed)
         old.rename(datadir)
         aside = datadir / "binary-logs"
-        if aside.is_dir():
+        if os.path.lexists(aside):
             home = pathlib.Path(self.option("log_bin", "")).parent
-            for path in aside.iterdir():
-                shutil.move(path, home)
+            with own_folder(aside) as folder:
+                for name in os.listdir(folder):
+                    shutil.move(f"{folder}/{name}", home)
             aside.rmdir()
         return {"datadir": str(datadir), "old": str(failed)}
 
@@ -917,11 +937,50 @@ def connect(address: str, port: int, patience: float) -> socket.socket:
             time.sleep(0.2)
 
 
+def led_astray(datadir: pathlib.Path, account: int) -> str:
+    """Return a name in the data directory that leads to somebody else's file; empty when there is none.
+
+    mariadb-backup reads as root and follows links: what one leads to would become the server's account's with the next
+    server that starts on the copy. Links to the account's own files are a way to use several disks.
+    """
+
+    def names(folder: str) -> Iterator[str]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            yield from (entry.path for entry in entries)
+
+    for top in names(str(datadir)):
+        for path in (top, *(names(top) if os.path.isdir(top) else ())):
+            with contextlib.suppress(FileNotFoundError):
+                here, there = os.lstat(path), os.stat(path)
+                second = there.st_nlink > 1 and not stat.S_ISDIR(there.st_mode)
+                if there.st_uid != account and (stat.S_ISLNK(here.st_mode) or second):
+                    return path
+    return ""
+
+
+@contextlib.contextmanager
+def own_folder(path: pathlib.Path, make: bool = False) -> Iterator[str]:
+    """A directory inside the server's own, held open: its account cannot put another one or a link in its place."""
+    try:
+        if make:
+            path.mkdir(mode=0o700)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        reason = "is there already" if isinstance(error, FileExistsError) else "is a link or no directory"
+        raise BackupError(f"{path} {reason}: look who put it there, and remove it") from error
+    try:
+        yield f"/proc/self/fd/{handle}"
+    finally:
+        os.close(handle)
+
+
 def give_to_server(directory: pathlib.Path) -> None:
+    """Give it to the server's account, the directory itself last: until then nobody else gets at what is in it."""
     owner = pwd.getpwnam("mysql")
-    for folder, folders, files in os.walk(directory):
-        for name in (".", *folders, *files):
+    for folder, folders, files in os.walk(directory, topdown=False):
+        for name in (*folders, *files):
             os.chown(os.path.join(folder, name), owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    os.chown(directory, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
 def carry_over(old: pathlib.Path, new: pathlib.Path) -> None:
@@ -934,9 +993,22 @@ def carry_over(old: pathlib.Path, new: pathlib.Path) -> None:
         if upgraded and version.startswith(upgraded):
             names.append(old / name)
     for path in names:
-        copy = new / path.name
-        shutil.copy2(path, copy)
-        os.chown(copy, path.stat().st_uid, path.stat().st_gid)
+        copy_mark(path, new / path.name)
+
+
+def copy_mark(path: pathlib.Path, copy: pathlib.Path) -> None:
+    """Copy a small file out of the server's directory: no link of its account is followed, no pipe waited for."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(handle, "rb") as file:
+        info = os.fstat(handle)
+        if not stat.S_ISREG(info.st_mode):
+            raise BackupError(f"{path} is no file: look who put it there, and remove it")
+        text = file.read()
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(copy, flags, 0o600), "wb") as file:
+        file.write(text)
+        os.fchown(file.fileno(), info.st_uid, info.st_gid)
+        os.fchmod(file.fileno(), info.st_mode & 0o777)
 
 
 # --- command line -----------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ import os
 import pathlib
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -71,6 +72,25 @@ def changed(path: pathlib.Path, listing: bool = False) -> float:
         return newest
     except OSError:
         return 0.0
+
+
+def take_over(path: str, folder: int, shared: pathlib.Path) -> None:
+    """Make a static file root's. The application's account wrote it, and could as well have put a link there."""
+    handle = os.open(os.path.basename(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        info = os.fstat(handle)
+        # Two names: a run that was cut off has already shared it, or it is a file of somebody else's.
+        second = info.st_nlink > 1 and not (shared.is_file() and os.path.samestat(shared.lstat(), info))
+        if not stat.S_ISREG(info.st_mode) or second:
+            kind = "a link" if stat.S_ISLNK(info.st_mode) or second else "no file"
+            raise Failure(
+                f"{path} is {kind}: collectstatic leaves files only. Find out who put it there, remove it,"
+                " and run the role again"
+            )
+        os.chown(f"/proc/self/fd/{handle}", 0, 0)
+        os.chmod(f"/proc/self/fd/{handle}", info.st_mode & 0o755)
+    finally:
+        os.close(handle)
 
 
 class Site:
@@ -160,16 +180,19 @@ class Site:
         """Keep the static files of every kept release in one place, then say that the release is complete."""
         release = self.release(identity)
         together = self.base / "static"
-        for folder, _, names in os.walk(release / "static"):
+        for folder, _, names, handle in os.fwalk(release / "static", follow_symlinks=False):
             target = together / os.path.relpath(folder, release / "static")
             target.mkdir(parents=True, exist_ok=True)
-            os.chown(folder, 0, 0)
+            # From here on nobody else can put anything in this directory; what is in it may still be anything.
+            os.fchown(handle, 0, 0)
+            os.fchmod(handle, 0o755)
             for name in names:
-                os.chown(os.path.join(folder, name), 0, 0)
-                (target / f".{name}.new").unlink(missing_ok=True)
-                os.link(os.path.join(folder, name), target / f".{name}.new")
-                os.replace(target / f".{name}.new", target / name)
-                (target / f".{name}.new").unlink(missing_ok=True)  # replace does nothing when both are the same file
+                copy = target / f".{name}.new"
+                copy.unlink(missing_ok=True)
+                take_over(os.path.join(folder, name), handle, target / name)
+                os.link(name, copy, src_dir_fd=handle, follow_symlinks=False)
+                os.replace(copy, target / name)
+                copy.unlink(missing_ok=True)  # replace does nothing when both are the same file
         (release / MARKER).touch()
         return [f"finished {identity}"]
 
