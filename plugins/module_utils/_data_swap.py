@@ -20,6 +20,7 @@ import pathlib
 import re
 import shutil
 import signal
+import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -162,11 +163,49 @@ def _no_link(folder: pathlib.Path) -> None:
         raise SwapError(f"{folder} is no directory of its own: move it away first, it was not made by this program")
 
 
+def led_astray(datadir: pathlib.Path, account: int) -> str:
+    """Return a name in the data directory that leads to somebody else's file; empty when there is none.
+
+    mariadb-backup reads as root and follows links: what one leads to would become the server's account's with the next
+    server that starts on the copy. Links to the account's own files are a way to use several disks.
+    """
+
+    def names(folder: str) -> Iterator[str]:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+            yield from (entry.path for entry in entries)
+
+    for top in names(str(datadir)):
+        for path in (top, *(names(top) if os.path.isdir(top) else ())):
+            with contextlib.suppress(FileNotFoundError):
+                here, there = os.lstat(path), os.stat(path)
+                second = there.st_nlink > 1 and not stat.S_ISDIR(there.st_mode)
+                if there.st_uid != account and (stat.S_ISLNK(here.st_mode) or second):
+                    return path
+    return ""
+
+
 def carry_notes(old: pathlib.Path, new: pathlib.Path, patterns: Sequence[str]) -> None:
-    """Copy small files that no backup contains. A link stays a link, wherever the account of the server points it."""
+    """Copy small files that no backup contains: no link of the server's account is followed, no pipe waited for."""
     for pattern in patterns:
         for note in sorted(old.glob(pattern)):
-            shutil.copy2(note, new / note.name, follow_symlinks=False)
+            _copy_note(note, new / note.name)
+
+
+def _copy_note(note: pathlib.Path, copy: pathlib.Path) -> None:
+    wrong = f"{note} is no file of its own: look who put it there, and remove it"
+    try:
+        handle = os.open(note, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise SwapError(wrong) from error
+    with os.fdopen(handle, "rb") as file:
+        was = os.fstat(handle)
+        if not stat.S_ISREG(was.st_mode):
+            raise SwapError(wrong)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(copy, flags, 0o600), "wb") as target:
+            shutil.copyfileobj(file, target)
+            os.fchown(target.fileno(), was.st_uid, was.st_gid)
+            os.fchmod(target.fileno(), stat.S_IMODE(was.st_mode))
 
 
 def interrupted() -> dict[str, Any] | None:
@@ -323,8 +362,8 @@ def _left(journal: dict[str, Any], error: Exception) -> str:
 def _forward(journal: dict[str, Any]) -> None:
     data, new, old = (pathlib.Path(journal[key]) for key in ("data", "new", "old"))
     owner = new.stat()
+    # Root's until all is in it: nobody else can put a link into it meanwhile.
     old.mkdir(mode=0o700, parents=True)
-    os.chown(old, owner.st_uid, owner.st_gid, follow_symlinks=False)
     copied = []
     for source, target in _pairs(journal, "out"):
         target.parent.mkdir(mode=0o700, exist_ok=True)
@@ -333,6 +372,7 @@ def _forward(journal: dict[str, Any]) -> None:
     if copied:
         os.sync()
     _sync(*_folders(journal, "out"), old.parent)
+    os.chown(old, owner.st_uid, owner.st_gid, follow_symlinks=False)
     # From here on all of the old data is in `old`, so what was only copied can go.
     _note(journal, "clear")
     for source in copied:

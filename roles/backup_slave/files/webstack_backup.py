@@ -32,8 +32,10 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
@@ -45,7 +47,8 @@ from data_swap import SwapError
 CONFIG = "/etc/webstack-backup/config.json"
 STATE = pathlib.Path("/var/lib/webstack-backup")
 CACHE = pathlib.Path("/var/cache/webstack-backup")
-LOCK = pathlib.Path("/run/lock/webstack-backup.lock")
+# Not in /run/lock, where every account may put a link.
+LOCK = pathlib.Path("/run/webstack-backup.lock")
 METADATA = "webstack-backup.json"
 ROLE_COMMAND = pathlib.Path("/usr/local/sbin/webstack-db")
 # Says that this server was the primary; goes and comes with the data.
@@ -308,15 +311,24 @@ def write_whole(path: pathlib.Path, text: str, mode: int = 0o600) -> None:
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True)
         path.parent.chmod(mode | (mode & 0o444) >> 2)
-    new = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    # A new file of a name that nobody can guess: the directory for metrics may belong to another account.
+    handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(handle, "w") as file:
         file.write(text)
         os.fchmod(file.fileno(), mode)
-    new.replace(path)
+    os.replace(new, path)
 
 
 def read_text(path: pathlib.Path) -> str:
-    return path.read_text(errors="replace") if path.is_file() else ""
+    """Return what a file holds, nothing when there is none. What lies in its place is not followed or waited for."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise BackupError(f"{path} is a link or cannot be read ({error.strerror}); it is not followed") from error
+    with os.fdopen(handle, errors="replace") as file:
+        return file.read() if stat.S_ISREG(os.fstat(handle).st_mode) else ""
 
 
 def tool_file(directory: pathlib.Path, name: str) -> str:
@@ -567,6 +579,11 @@ class Program:
             shutil.rmtree(directory, ignore_errors=True)
 
     def copy_server(self, server: Mapping[str, Any], directory: pathlib.Path) -> None:
+        datadir = pathlib.Path(str(server["datadir"]))
+        if astray := data_swap.led_astray(datadir, datadir.stat().st_uid):
+            raise BackupError(
+                f"{astray} leads to a file that is not the server's: look who put it there, and remove it"
+            )
         command = [
             "mariadb-backup",
             "--backup",
@@ -922,10 +939,12 @@ def connect(address: str, port: int, patience: float) -> socket.socket:
 
 
 def give_to_server(directory: pathlib.Path) -> None:
+    """Give it to the server's account, the directory itself last: until then nobody else gets at what is in it."""
     owner = pwd.getpwnam("mysql")
-    for folder, folders, files in os.walk(directory):
-        for name in (".", *folders, *files):
+    for folder, folders, files in os.walk(directory, topdown=False):
+        for name in (*folders, *files):
             os.chown(os.path.join(folder, name), owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    os.chown(directory, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
 
 
 def partial_of(target: pathlib.Path) -> pathlib.Path:

@@ -31,6 +31,7 @@ import os
 import pathlib
 import pwd
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -217,12 +218,32 @@ class Config:
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-    """Return what a state file holds; one that is absent or broken holds nothing."""
+    """Return what a state file holds; one that is absent or broken holds nothing.
+
+    Root reads what the probes' account writes: no link is followed, and no pipe is waited for.
+    """
     try:
-        data = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        text = read_own(path)
+        data = json.loads(text) if text is not None else {}
+    except ValueError:
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def read_own(path: str | pathlib.Path, folder: int | None = None, size: int = -1) -> str | None:
+    """Return the text of a file, None when it is gone. What is no file is refused: another account put it there."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refusal(
+            f"{path} is a link or cannot be read ({error.strerror}); it is not followed: remove it"
+        ) from error
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Refusal(f"{path} is no file: remove it")
+        return file.read(size).decode(errors="replace")
 
 
 def config() -> Config:
@@ -515,17 +536,15 @@ def purge(options: argparse.Namespace) -> dict[str, Any]:
     nginx takes a file that is gone for a miss and forgets it, so nothing has to be reloaded.
     """
     removed = 0
-    wanted = b"\nKEY: " + options.prefix.encode()
-    for folder, _, names in os.walk(config().cache_directory, onerror=refuse):
+    wanted = f"\nKEY: {options.prefix}"
+    # By open directories: the cache belongs to the workers' account, which could replace one by a link meanwhile.
+    for _, _, names, folder in os.fwalk(config().cache_directory, onerror=refuse, follow_symlinks=False):
         for name in names:
-            path = os.path.join(folder, name)
             with contextlib.suppress(FileNotFoundError):
                 # The key stands in the first kilobytes, behind a binary header.
-                if options.prefix:
-                    with open(path, "rb") as file:
-                        if wanted not in file.read(8192):
-                            continue
-                os.unlink(path)
+                if options.prefix and wanted not in (read_own(name, folder, 8192) or ""):
+                    continue
+                os.unlink(name, dir_fd=folder)
                 removed += 1
     if removed:
         time.sleep(OPEN_FILE_SECONDS)

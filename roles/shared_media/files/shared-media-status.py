@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 SOCKET = "/run/shared-media/syncthing.sock"
-KEY = pathlib.Path("/var/lib/shared-media/syncthing/api.env")
+KEY = pathlib.Path("/etc/shared-media/syncthing.env")
 
 
 class Local(http.client.HTTPConnection):

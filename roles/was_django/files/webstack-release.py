@@ -145,22 +145,6 @@ def load(path: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def take_over(path: str) -> None:
-    """Make a file of the application root's, for all to read. A link in its place would do that to any other file."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise Failure(f"{path} is no static file: {error.strerror or error}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise Failure(f"{path} is no static file")
-        os.fchown(handle, 0, 0)
-        # The application's FILE_UPLOAD_PERMISSIONS may say something else, which is meant for uploads.
-        os.fchmod(handle, 0o644)
-    finally:
-        os.close(handle)
-
-
 def held_by_apache() -> set[str]:
     """The sockets of all Apache processes."""
     held = set()
@@ -185,6 +169,26 @@ def listeners(port: int) -> set[str]:
             if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
                 found.add(f"socket:[{fields[9]}]")
     return found
+
+
+def take_over(path: str, folder: int, shared: pathlib.Path) -> None:
+    """Make a static file root's. The application's account wrote it, and could as well have put a link there."""
+    handle = os.open(os.path.basename(path), os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        info = os.fstat(handle)
+        # Two names: a run that was cut off has already shared it, or it is a file of somebody else's.
+        second = info.st_nlink > 1 and not (shared.is_file() and os.path.samestat(shared.lstat(), info))
+        if not stat.S_ISREG(info.st_mode) or second:
+            kind = "a link" if stat.S_ISLNK(info.st_mode) or second else "no file"
+            raise Failure(
+                f"{path} is {kind}: collectstatic leaves files only. Find out who put it there, remove it,"
+                " and run the role again"
+            )
+        os.chown(f"/proc/self/fd/{handle}", 0, 0)
+        # The application's FILE_UPLOAD_PERMISSIONS may say something else, which is meant for uploads.
+        os.chmod(f"/proc/self/fd/{handle}", 0o644)
+    finally:
+        os.close(handle)
 
 
 class Site:
@@ -318,18 +322,19 @@ class Site:
         """Keep the static files of every kept release in one place, then say that the release is complete."""
         release = self.release(identity)
         together = self.base / "static"
-        for folder, _, names in os.walk(release / "static", onerror=refuse):
+        for folder, _, names, handle in os.fwalk(release / "static", onerror=refuse, follow_symlinks=False):
             target = together / os.path.relpath(folder, release / "static")
             target.mkdir(parents=True, exist_ok=True)
-            # Once a folder is root's, the application can put no link in the place of what is in it.
-            os.chown(folder, 0, 0, follow_symlinks=False)
-            os.chmod(folder, 0o755)
+            # From here on nobody else can put anything in this directory; what is in it may still be anything.
+            os.fchown(handle, 0, 0)
+            os.fchmod(handle, 0o755)
             for name in names:
-                take_over(os.path.join(folder, name))
-                (target / f".{name}.new").unlink(missing_ok=True)
-                os.link(os.path.join(folder, name), target / f".{name}.new", follow_symlinks=False)
-                os.replace(target / f".{name}.new", target / name)
-                (target / f".{name}.new").unlink(missing_ok=True)  # replace does nothing when both are the same file
+                copy = target / f".{name}.new"
+                copy.unlink(missing_ok=True)
+                take_over(os.path.join(folder, name), handle, target / name)
+                os.link(name, copy, src_dir_fd=handle, follow_symlinks=False)
+                os.replace(copy, target / name)
+                copy.unlink(missing_ok=True)  # replace does nothing when both are the same file
         os.sync()  # a power cut must not leave a mark without the files
         (release / MARKER).touch()
         return [f"finished {identity}"]

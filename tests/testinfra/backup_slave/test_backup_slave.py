@@ -200,7 +200,7 @@ def test_the_playbook_takes_one_backup_on_the_replica() -> None:
 
 
 def test_the_playbook_names_who_holds_the_lock() -> None:
-    hold = "import fcntl,time; f=open('/run/lock/webstack-backup.lock','r+'); fcntl.flock(f,2); time.sleep(600)"
+    hold = "import fcntl,time; f=open('/run/webstack-backup.lock','r+'); fcntl.flock(f,2); time.sleep(600)"
     on(REPLICA, f'systemd-run --quiet --unit=holder --collect python3 -c "{hold}"')
     try:
         done = play("backup_slave", book="playbooks/backup.yml")
@@ -274,6 +274,22 @@ def test_an_interrupted_run_cleans_up_and_frees_the_lock() -> None:
 
 
 # --- retention --------------------------------------------------------------------------------------
+
+
+def test_what_the_servers_account_links_to_does_not_come_into_a_backup() -> None:
+    """mariadb-backup reads as root: the next server on the copy would give the file to its account."""
+    before, planted = ids(), "/var/lib/mysql/site/shadow.frm"
+    on(REPLICA, f"runuser -u mysql -- ln -s /etc/shadow {planted}")
+    try:
+        refused = on(REPLICA, "webstack-backup run --require", check=False)
+        assert refused.returncode == 1
+        assert f"{planted} leads to a file that is not the server's" in refused.stdout + refused.stderr
+        assert ids() == before
+    finally:
+        on(REPLICA, f"rm {planted}")
+    # No account can lead the lock elsewhere.
+    for account in ("mysql", "nobody"):
+        assert on(REPLICA, f"runuser -u {account} -- touch /run/webstack-backup.lock", check=False).returncode != 0
 
 
 def test_retention_keeps_what_it_says_and_nothing_of_others() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import subprocess
 import time
 from urllib.parse import quote
 
@@ -243,6 +244,39 @@ def test_a_purge_by_prefix_takes_only_what_begins_so() -> None:
     purged = play("lb_nginx", book="playbooks/purge.yml", prefix=f"https://{NAME}/news/")
     assert purged.returncode == 0, purged.stdout
     assert [answer["headers"]["x-cache"] for answer in send({"target": news}, {"target": shop})] == ["MISS", "HIT"]
+
+
+def test_a_purge_waits_for_no_pipe_and_follows_no_link() -> None:
+    """The cache belongs to nginx's workers, and the probes' findings to their account."""
+    cache, found = "/var/cache/nginx/webstack", "/var/lib/webstack-lb/probes/found.json"
+    plant = f"mkdir {cache}/zz; mkfifo {cache}/zz/pipe; ln -s /etc/passwd {cache}/zz/link"
+    plant = f"runuser -u www-data -- bash -ec '{plant}'"
+    on("nginx-lb1", plant)
+    refused = subprocess.run(
+        ["docker", "exec", "nginx-lb1", "timeout", "20", "webstack-lb", "purge", "https://nothing/"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "pipe is no file" in refused.stdout + refused.stderr or "link is a link" in refused.stdout + refused.stderr
+    assert lb("purge")["removed"] >= 2
+    on("nginx-lb1", f"test -s /etc/passwd && rmdir {cache}/zz")
+    # Root reads what the probes found: a link there would be followed, a pipe would never end.
+    swap = f"runuser -u webstack-lb -- bash -ec 'while [ ! -L {found} ]; do ln -sf /etc/shadow {found}; done'"
+    on("nginx-lb1", "systemctl stop webstack-lb.service")
+    try:
+        on("nginx-lb1", swap)
+        refused = subprocess.run(
+            ["docker", "exec", "nginx-lb1", "timeout", "20", "webstack-lb", "apply"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert refused.returncode == 1
+        assert f"{found} is a link" in refused.stdout + refused.stderr
+    finally:
+        on("nginx-lb1", f"rm -f {found}; systemctl start webstack-lb.service; webstack-lb apply")
 
 
 def test_a_purge_takes_everything_and_nothing_the_second_time() -> None:

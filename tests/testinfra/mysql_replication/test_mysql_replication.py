@@ -232,6 +232,8 @@ def test_no_secret_is_readable_or_logged() -> None:
         ("/etc/webstack/db-peer.cnf", "root"),
     ):
         assert on(DB1, "stat", "-c", "%a %U", path).stdout.split() == ["600", owner]
+    # Root reads and writes there, and the server's account plants nothing.
+    assert on(DB1, "stat", "-c", "%a %U:%G", "/etc/mysql/webstack").stdout.split() == ["750", "root:mysql"]
     logs = on(DB1, "sh", "-c", "mariadb-binlog /var/lib/mysql/binlog.000*; journalctl --no-pager").stdout
     assert SITE_PASSWORD not in logs
     assert "reader-of-the-lab" not in logs

@@ -215,6 +215,24 @@ def test_the_application_cannot_change_itself() -> None:
     assert on("django-was1", "runuser", "-u", "www-data", "--", "sh", "-c", script, "sh", *paths) == ""
 
 
+def test_a_link_that_the_application_plants_in_a_release_is_refused_by_name() -> None:
+    """It collects the static files itself, so it may write there until the release is complete."""
+    name, release = "django-was1", "/srv/webstack/board/releases/planted"
+    on(name, "sh", "-ec", f"install -d -o www-data -g www-data {release}/static; rm -rf /root/v; install -d /root/v")
+    on(name, "sh", "-ec", "echo 4711 > /root/v/secret; chmod 0711 /root; chmod 0600 /root/v/secret")
+    try:
+        on(name, "runuser", "-u", "www-data", "--", "ln", "-s", "/root/v/secret", f"{release}/static/planted.css")
+        said = on(name, "webstack-release", "board", "finish", "planted", good=False)
+        assert f"{release}/static/planted.css is a link" in said
+        assert on(name, "stat", "-c", "%U %a %h", "/root/v/secret") == "root 600 1\n"
+        assert "planted" not in json.loads(on(name, "webstack-release", "board", "status"))["releases"]
+        # Nor does it hold the lock of the deployments, or lead it elsewhere.
+        assert on(name, "stat", "-c", "%U %a", "/etc/webstack/board/lock") == "root 600\n"
+    finally:
+        on(name, "rm", "-rf", release, "/root/v", "/srv/webstack/board/static/planted.css")
+        on(name, "chmod", "0700", "/root")
+
+
 def test_the_database_connection_is_encrypted() -> None:
     code = (
         "from django.db import connection; cursor = connection.cursor(); "
