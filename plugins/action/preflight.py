@@ -12,7 +12,7 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 from ansible_collections.webstack.ha.plugins.module_utils import _authority, _pki_store, _shard_layout, _site_checks
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
 
@@ -222,7 +222,7 @@ class Authority:
             return None  # a file that a role left behind
         found = self._value(host, _authority.variable(role))
         if found is None:
-            found = self._template(host, _authority.DEFAULT)
+            found = self._template(host, trust_as_template(_authority.DEFAULT))
         return None if _pki_store.directory_error(found) else _pki_store.absolute(found)
 
     def _value(self, host: str, name: str) -> Any:

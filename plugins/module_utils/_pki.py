@@ -157,6 +157,14 @@ def _public(key: Any) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def public_half(key_pem: bytes) -> bytes | None:
+    """Return the public half of a private key, None when it cannot be read, for example without its passphrase."""
+    try:
+        return _public(serialization.load_pem_private_key(key_pem, password=None).public_key())
+    except Exception:  # ValueError, TypeError, UnsupportedAlgorithm all mean: no key that could be compared
+        return None
+
+
 def _digest(key: Any) -> Any:
     return None if isinstance(key, (ed25519.Ed25519PrivateKey, ed448.Ed448PrivateKey)) else hashes.SHA256()
 

@@ -93,11 +93,11 @@ def look(path: str) -> "tuple[str, str]":
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"paths": {"type": "list", "elements": "path", "required": True}, "role": {"type": "str"}},
+        argument_spec={"paths": {"type": "list", "elements": "path"}, "role": {"type": "str"}},
         supports_check_mode=True,
     )
     texts, unreadable = {}, {}
-    for path in module.params["paths"]:
+    for path in module.params["paths"] or []:
         text, reason = look(path)
         if text:
             texts[path] = text

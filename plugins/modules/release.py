@@ -12,6 +12,9 @@ description:
     the controller. Hosts need neither git nor access to the repository.
   - The release's identity depends on names, contents, modes and links of the files and on O(inputs), never on a time
     or a host. The same source gives the same identity and the same archive.
+  - Refuses a source that holds secrets of the site, whatever its type. Everybody on the servers can read a release.
+    Looked for, by name and by content, are the keys of the internal authority, wherever their directory is, the file
+    of M(webstack.ha.secrets) and the values in it, keys of ACME accounts and the password files that this run uses.
   - Runs on the controller only. Call it with C(run_once).
 options:
   source:

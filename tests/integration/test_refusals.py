@@ -294,6 +294,32 @@ def test_a_list_of_hosts_has_no_place_for_an_authority(tmp_path: pathlib.Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["book.yml"]
 
 
+def test_no_secret_leaves_with_the_application(tmp_path: pathlib.Path) -> None:
+    """The inventory lies in the project, as many do it; the authority is elsewhere in it, by an expression."""
+    shop = tmp_path / "shop"
+    for name in ("manage.py", "app/a.py"):
+        (shop / name).parent.mkdir(parents=True, exist_ok=True)
+        (shop / name).write_text("1\n")
+    inventory = good()
+    settings(inventory)["webstack_pki_directory"] = "{{ inventory_dir }}/../certificates"
+    secret = settings(inventory)["backup_slave_password"]
+    (shop / "app/settings.py").write_text(f"BACKUP = {secret!r}\n")
+    file = shop / "deploy/hosts.yml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    issue = {"webstack.ha.certificate": {"directory": "{{ webstack_pki_directory }}", "name": "db1"}}
+    pack = {"webstack.ha.release": {"source": {"type": "directory", "path": str(shop)}}}
+    book = tmp_path / "book.yml"
+    book.write_text(yaml.safe_dump([{"hosts": "was1", "gather_facts": False, "tasks": [issue, pack]}]))
+    code, output = play(tmp_path, book, "-i", str(file), "-e", "ansible_connection=local", "-vv")
+    assert code != 0, output
+    said = re.search("the source holds secrets, .*", output)
+    assert said, output
+    for path in ("certificates/ca.key", "certificates/db1.key", "app/settings.py", "deploy/hosts.yml"):
+        assert path in said[0], output
+    assert secret not in output
+
+
 def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
     inventory = good()
     host(inventory, "db2")["webstack_database_password"] = "hunter2hunter2hunter2hunter2"

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
+from ansible.parsing.dataloader import DataLoader
 from ansible_collections.webstack.ha.plugins.action import authority as action
-from ansible_collections.webstack.ha.plugins.action import certificate
+from ansible_collections.webstack.ha.plugins.action import certificate, preflight
 from ansible_collections.webstack.ha.plugins.module_utils import _authority, _pki, _pki_store
 from ansible_collections.webstack.ha.plugins.module_utils._authority import Carried, Directory, Store
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
@@ -260,6 +261,62 @@ def test_no_answer_is_no_empty_answer() -> None:
     for args in ({"role": "redis"}, {"paths": ["/etc/shadow"]}):
         with pytest.raises(AnsibleActionFail):
             Action(args, {}).run(task_vars=VARIABLES)
+
+
+# --- The answers of several hosts --------------------------------------------------------------------
+
+
+class HostVars(dict[str, Any]):
+    """Like Ansible's: raw variables by raw_get."""
+
+    raw_get = dict.__getitem__
+
+
+def answers(tmp_path: pathlib.Path, *found: Carried, **hosts: Mapping[str, Any]) -> list[str]:
+    """Say what the role redis_shard of two hosts refuses, whose hosts carry this."""
+    variables = HostVars()
+    for host in ("redis1", "was1"):
+        carried = [{"role": c.role, "path": c.path, "authority": c.authority} for c in found if c.host == host]
+        answer = {"carried": carried, "unreadable": {}, "directory": str(tmp_path / ".pki")}
+        variables[host] = {"inventory_dir": str(tmp_path), "said": answer, **hosts.get(host, {})}
+    task_vars = {"hostvars": variables, "ansible_play_hosts_all": list(variables), "inventory_hostname": "redis1"}
+    problems = preflight.Authority(DataLoader(), task_vars, "said", "redis_shard", None).problems()
+    return [f"{problem.host}: {problem.variable}: {problem.message}" for problem in problems]
+
+
+def test_what_another_role_left_counts_where_both_have_one_directory(tmp_path: pathlib.Path) -> None:
+    database = on("was1", THEIRS, "was_django")
+    (line,) = answers(tmp_path, database)
+    assert line.startswith(f"was1: webstack_pki_directory: carries the authority {THEIRS} (/etc/webstack/ca.pem)")
+    assert answers(tmp_path, database, was1={"was_django_pki_directory": "/srv/other"}) == []
+    assert answers(tmp_path, database, redis1={"webstack_pki_replaces": THEIRS}) == []
+
+
+def test_a_host_without_an_answer_is_no_host_without_an_authority(tmp_path: pathlib.Path) -> None:
+    failed = {"said": {"failed": True, "msg": "no\nPython"}}
+    (line,) = answers(tmp_path, was1=failed)
+    assert line.startswith("was1:") and "could not be asked which authority it carries (no Python)" in line
+    unread = {"carried": [], "unreadable": {"/etc/webstack/ca.pem": "is a link"}, "directory": str(tmp_path / ".pki")}
+    (line,) = answers(tmp_path, was1={"said": unread})
+    assert "(/etc/webstack/ca.pem: is a link)" in line
+    issued(tmp_path / ".pki")
+    assert answers(tmp_path, was1=failed) == answers(tmp_path, was1={"said": unread}) == []
+
+
+def test_hosts_that_were_asked_from_another_one_count(tmp_path: pathlib.Path) -> None:
+    result = {"carried": [{"role": "lb_nginx", "path": "/x", "authority": THEIRS}], "unreadable": {}}
+    lb = {"results": [{"__webstack_host": "lb1", **result}, {"__webstack_host": "lb2", "unreachable": True}]}
+    task_vars_hosts = HostVars({name: {"inventory_dir": str(tmp_path)} for name in ("redis1", "lb1", "lb2")})
+    task_vars_hosts["redis1"].update(
+        said={"carried": [], "unreadable": {}, "directory": str(tmp_path / ".pki")}, said_elsewhere=lb
+    )
+    task_vars = {
+        "hostvars": task_vars_hosts,
+        "ansible_play_hosts_all": ["redis1"],
+        "inventory_hostname": "redis1",
+    }
+    problems = preflight.Authority(DataLoader(), task_vars, "said", "redis_shard", None).problems()
+    assert [problem.host for problem in problems] == ["lb1"]
 
 
 # --- What this knows of the roles is true ------------------------------------------------------------
