@@ -410,6 +410,11 @@ class Inventory:
         if kind:
             yield Problem(host.name, name, kind)
             return
+        if name.endswith("_directory") and str(spec.get("default")).startswith("/"):
+            wrong = _site_checks.directory_error(value)
+            if wrong:
+                yield Problem(host.name, name, wrong)
+                return
         messages = _validate(name, spec, value)
         if messages:
             words = [_site_checks.plain_words(message, name, spec, secret) for message in messages]

@@ -52,6 +52,7 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"webstack.ha.release: unknown option {', '.join(unknown)}")
         if "source" not in args:
             raise AnsibleActionFail("webstack.ha.release: source is required")
+        _keep_private(pathlib.Path(constants.config.get_config_value("ANSIBLE_HOME")) / "webstack/git")
         try:
             source = _release.source(args["source"])
             found, commit = getattr(self, f"_{source['type']}")(source)
@@ -160,6 +161,15 @@ class ActionModule(ActionBase):
             verb = next(word for word in arguments if word in ("clone", "remote", "rev-parse", "archive"))
             raise ValueError(f"git {verb} {arguments[-1]}: {reason}")
         return done.stdout
+
+
+def _keep_private(folder: pathlib.Path) -> None:
+    """Close the folder of the mirrors: they hold private sources, and in their settings perhaps a password."""
+    if folder.is_dir():
+        folder.chmod(0o700)
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def site_secrets(loader: Any, task_vars: Mapping[str, Any]) -> _source_secrets.Known:

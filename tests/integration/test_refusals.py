@@ -152,6 +152,14 @@ def _relative_pki_directory(inventory: Inventory) -> None:
     settings(inventory)["webstack_pki_directory"] = "pki"
 
 
+def _no_media_directory(inventory: Inventory) -> None:
+    settings(inventory)["webstack_media_directory"] = ""
+
+
+def _no_cache_directory(inventory: Inventory) -> None:
+    host(inventory, "lb2")["lb_nginx_cache_directory"] = "{{ lookup('env', 'WEBSTACK_NO_SUCH_VARIABLE') }}/"
+
+
 def _two_pki_directories(inventory: Inventory) -> None:
     host(inventory, "was2")["redis_cluster_client_pki_directory"] = "/tmp/elsewhere/pki"
 
@@ -179,6 +187,8 @@ CASES: list[tuple[Callable[[Inventory], None], str]] = [
     (_no_role_password, "db1, db2: mysql_replication_password: is not set"),
     (_same_address, "was2: webstack_address: 192.0.2.13 is also the address of was1"),
     (_no_pki_directory, "webstack_pki_directory: /pki lies directly below /: is a variable in it empty?"),
+    (_no_media_directory, "webstack_media_directory: must be the absolute path of a directory, not the text ''"),
+    (_no_cache_directory, "lb2: lb_nginx_cache_directory: must be the absolute path of a directory, not the text '/'"),
     (_relative_pki_directory, "webstack_pki_directory: pki must be an absolute path"),
     (
         _two_pki_directories,
