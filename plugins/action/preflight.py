@@ -160,7 +160,8 @@ class Authority:
         here = {host: _raw(self._hostvars, host).get(answers) for host in task_vars["ansible_play_hosts_all"]}
         # The hosts that this play leaves out were asked in a loop, if at all; the later answer counts.
         loops = [_raw(self._hostvars, host).get(f"{answers}_elsewhere") or {} for host in here]
-        elsewhere = {one["__webstack_host"]: one for loop in loops for one in loop.get("results") or ()}
+        answered = [one for loop in loops for one in loop.get("results") or () if not one.get("skipped")]
+        elsewhere = {one["__webstack_host"]: one for one in answered}
         for host, answer in {**here, **elsewhere}.items():
             self._take(host, answer or {})
 
@@ -190,7 +191,8 @@ class Authority:
                 paths.setdefault(
                     found.path, _authority.SITE_VARIABLE if found.is_default else _authority.variable(role)
                 )
-        may_replace = _authority.replaced(self._value(self._me, _authority.REPLACES))
+        hosts = dict.fromkeys([self._me, *self._used, *(one.host for one in self._carried)])
+        may_replace = {one for host in hosts for one in _authority.replaced(self._value(host, _authority.REPLACES))}
         for path, name in sorted(paths.items()):
             carried = [one for one in self._carried if self._directory(one.host, one.role) == path]
             unasked = {

@@ -306,13 +306,17 @@ def test_a_host_without_an_answer_is_no_host_without_an_authority(tmp_path: path
 def test_hosts_that_were_asked_from_another_one_count(tmp_path: pathlib.Path) -> None:
     result = {"carried": [{"role": "lb_nginx", "path": "/x", "authority": THEIRS}], "unreadable": {}}
     lb = {"results": [{"__webstack_host": "lb1", **result}, {"__webstack_host": "lb2", "unreachable": True}]}
-    task_vars_hosts = HostVars({name: {"inventory_dir": str(tmp_path)} for name in ("redis1", "lb1", "lb2")})
+    task_vars_hosts = HostVars({name: {"inventory_dir": str(tmp_path)} for name in ("redis1", "redis2", "lb1", "lb2")})
+    # One host of a play asks; the loop of another one has skipped items, which say nothing.
+    skipped = {"results": [{"__webstack_host": name, "skipped": True} for name in ("lb1", "lb2")]}
+    answer = {"carried": [], "unreadable": {}, "directory": str(tmp_path / ".pki")}
+    task_vars_hosts["redis2"].update(said=answer, said_elsewhere=skipped)
     task_vars_hosts["redis1"].update(
         said={"carried": [], "unreadable": {}, "directory": str(tmp_path / ".pki")}, said_elsewhere=lb
     )
     task_vars = {
         "hostvars": task_vars_hosts,
-        "ansible_play_hosts_all": ["redis1"],
+        "ansible_play_hosts_all": ["redis1", "redis2"],
         "inventory_hostname": "redis1",
     }
     problems = preflight.Authority(DataLoader(), task_vars, "said", "redis_shard", None).problems()
