@@ -198,7 +198,9 @@ class Authority:
             unasked = {
                 host: why
                 for host, why in self._unasked.items()
-                if host not in self._used or any(found.path == path for found in self._used[host].values())
+                if any(found.path == path for found in self._used.get(host, {}).values())
+                # Of the hosts of other plays, one role alone does not know what they need.
+                or (self._role and host not in self._used)
             }
             problems.extend(_authority.check(path, _pki_store.look(path), carried, unasked, may_replace, name=name))
         return list(dict.fromkeys(problems))
