@@ -13,20 +13,31 @@ import re
 import subprocess
 import tempfile
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible import constants
+from ansible import constants, context
 from ansible.errors import AnsibleActionFail
 from ansible.module_utils.urls import open_url
 from ansible.plugins.action import ActionBase
-from ansible_collections.webstack.ha.plugins.module_utils import _release
+from ansible.template import Templar, trust_as_template
+from ansible_collections.webstack.ha.plugins.module_utils import (
+    _authority,
+    _pki_store,
+    _release,
+    _site_checks,
+    _source_secrets,
+)
 
 OPTIONS = frozenset({"source", "exclude", "inputs", "required"})
 VERBS = frozenset({"clone", "remote", "rev-parse", "archive", "ls-tree"})
 GIT_SECONDS = 600
 #: What somebody's own git settings would change in the files.
 PLAIN = ("-c", "core.autocrlf=false", "-c", "core.eol=lf")
+COLLECTION = pathlib.Path(__file__).resolve().parents[2]
+#: Settings of Ansible, and the options of its commands, that name files with a password.
+PASSWORD_FILES = ("DEFAULT_VAULT_PASSWORD_FILE", "CONNECTION_PASSWORD_FILE", "BECOME_PASSWORD_FILE")
+PASSWORD_OPTIONS = ("vault_password_files", "vault_ids", "connection_password_file", "become_password_file")
 Found = tuple[list[_release.Entry], str | None]
 
 
@@ -48,10 +59,14 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"webstack.ha.release: unknown option {', '.join(unknown)}")
         if "source" not in args:
             raise AnsibleActionFail("webstack.ha.release: source is required")
+        _keep_private(pathlib.Path(constants.config.get_config_value("ANSIBLE_HOME")) / "webstack/git")
         try:
             source = _release.source(args["source"])
             found, commit = getattr(self, f"_{source['type']}")(source)
             entries = _release.select(found, source["subdirectory"], args.get("exclude") or [])
+            secrets = _source_secrets.found(entries, site_secrets(self._loader, task_vars or {}))
+            if secrets:
+                raise ValueError(_source_secrets.message(secrets))
             missing = _release.missing(entries, args.get("required") or [])
             if missing:
                 raise ValueError(f"the source lacks {', '.join(missing)}")
@@ -260,3 +275,107 @@ def _absolute(url: str, base: str) -> str:
         return parts._replace(path=posixpath.normpath(posixpath.join(parts.path, url))).geturl()
     head, colon, path = ("", "", base) if _is_local(base) else base.partition(":")
     return f"{head}{colon}{posixpath.normpath(posixpath.join(path, url))}"
+
+
+def _keep_private(folder: pathlib.Path) -> None:
+    """Close the folder of the mirrors: they hold private sources, and in their settings perhaps a password."""
+    if folder.is_dir():
+        folder.chmod(0o700)
+    else:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def site_secrets(loader: Any, task_vars: Mapping[str, Any]) -> _source_secrets.Known:
+    """Return the secrets of the site, wherever they are: none of them belongs into a release."""
+    site = _site_checks.parse_site(loader.load_from_file(str(COLLECTION / "meta/site_specs.yml")))
+    hostvars, groups = task_vars.get("hostvars") or {}, task_vars.get("groups") or {}
+    hosts = [*_site_checks.members(site, groups), *(task_vars.get("ansible_play_hosts_all") or ())]
+    directories: set[str] = set()
+    values: dict[str, list[str]] = {}
+    seen: set[tuple[str, str]] = set()
+    for host in dict.fromkeys(hosts):
+        raw = _raw(hostvars, host)
+        templar = Templar(loader=loader, variables=raw)
+        places = [
+            trust_as_template(_authority.DEFAULT),
+            *(raw[name] for name in map(_authority.variable, _authority.FILES) if name in raw),
+        ]
+        directories.update(path for path in _templated(templar, places) if isinstance(path, str))
+        for name in raw:
+            # The same expression on all hosts is worked out once: it may ask a password store.
+            if _is_ours(name, site.secrets) and (name, str(raw[name])) not in seen:
+                seen.add((name, str(raw[name])))
+                for value in _templated(templar, [raw[name]]):
+                    values.setdefault(name, []).extend(_texts(value))
+    # The role's own variables of this play, which no inventory has.
+    directories.update(str(task_vars[name]) for name in map(_authority.variable, _authority.FILES) if name in task_vars)
+    files: dict[str, bytes] = {}
+    for directory in sorted(directories):
+        if _pki_store.directory_error(directory) is None:
+            _read(files, pathlib.Path(_pki_store.absolute(directory)).glob("*.key"), "a key of the internal authority")
+    _read(files, _password_files(), "a password file of Ansible")
+    sources = [pathlib.Path(str(source)) for source in task_vars.get("ansible_inventory_sources") or ()]
+    folders = [source if source.is_dir() else source.parent for source in sources if source.exists()]
+    _read(files, (folder / "group_vars/all/secrets.yml" for folder in folders), "the secrets of this site")
+    unique = {name: sorted(set(found)) for name, found in values.items()}
+    return _source_secrets.Known(files=files, values=unique, names=site.secrets)
+
+
+def _is_ours(name: str, secrets: Iterable[str]) -> bool:
+    prefixes = (
+        "webstack_",
+        "lb_nginx_",
+        "vip_failover_",
+        "was_django_",
+        "redis_",
+        "mysql_",
+        "backup_",
+        "shared_media_",
+    )
+    return name in secrets or (name.startswith(prefixes) and _site_checks.is_secret(name))
+
+
+def _raw(hostvars: Any, host: str) -> dict[str, Any]:
+    get = getattr(hostvars, "raw_get", None)
+    return dict(get(host) if get else hostvars[host])
+
+
+def _templated(templar: Templar, expressions: Iterable[Any]) -> Iterator[Any]:
+    for expression in expressions:
+        try:
+            yield templar.template(expression)
+        except Exception:  # whatever an expression raises: what has no value is in no file
+            continue
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Return the texts of a secret: one, or several in a list or mapping, as old passwords are."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from _texts(one)
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _texts(one)
+
+
+def _password_files() -> Iterator[pathlib.Path]:
+    named = [getattr(constants, name, None) for name in PASSWORD_FILES]
+    named += list(constants.DEFAULT_VAULT_IDENTITY_LIST or ())
+    for option in PASSWORD_OPTIONS:
+        given = context.CLIARGS.get(option)
+        named += given if isinstance(given, (list, tuple)) else [given]
+    for name in named:
+        text = str(name or "").rpartition("@")[2]  # label@file
+        path = pathlib.Path(text).expanduser()
+        # A program that says the password is no secret itself.
+        if text and not text.startswith("prompt") and path.is_file() and not os.access(path, os.X_OK):
+            yield path
+
+
+def _read(files: dict[str, bytes], paths: Iterable[pathlib.Path], what: str) -> None:
+    for path in paths:
+        if path.is_file():
+            files[f"{what}, {path.name}"] = path.read_bytes()

@@ -438,6 +438,13 @@ def _identifier_error(value: Any) -> str | None:
     return None
 
 
+def directory_error(value: Any) -> str | None:
+    """Say what is wrong with a directory of a host. An empty variable leaves nothing, or what is below ``/``."""
+    if isinstance(value, str) and (not value.startswith("/") or not value.strip("/")):
+        return f"must be the absolute path of a directory, not {shown(value)}"
+    return None
+
+
 def repeated(values: Iterable[Any]) -> list[Any]:
     """Return the values that occur more than once, in order."""
     seen: list[Any] = []
@@ -613,7 +620,9 @@ def check_addresses(
         problems.append(Problem(owner or "", "webstack_server_names", f"{text} is there twice"))
 
     for name, spec in site.options.items():
-        check = {"port": _port_error, "identifier": _identifier_error}.get(spec.get("check", ""))
+        check = {"port": _port_error, "identifier": _identifier_error, "directory": directory_error}.get(
+            spec.get("check", "")
+        )
         value, owner = _agreed(name, hosts, values)
         if check and value is not None:
             message = check(value)

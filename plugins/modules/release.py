@@ -18,6 +18,9 @@ description:
   - Of a git repository the submodules come with it, and what C(export-ignore) leaves out of published archives. Files
     in Git LFS come when git-lfs is set up on the controller (C(git lfs install)).
   - Empty folders belong to no release, as in git.
+  - Refuses a source that holds secrets of the site, whatever its type. Everybody on the servers can read a release.
+    Looked for, by name and by content, are the keys of the internal authority, wherever their directory is, the file
+    of M(webstack.ha.secrets) and the values in it, keys of ACME accounts and the password files that this run uses.
   - Runs on the controller only. Call it with C(run_once).
 options:
   source:

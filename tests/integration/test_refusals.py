@@ -161,6 +161,31 @@ def _no_writer_address(inventory: Inventory) -> None:
     settings(inventory)["webstack_database_address"] = ""
 
 
+def _no_pki_directory(inventory: Inventory) -> None:
+    # What a lookup of an absent environment variable leaves.
+    settings(inventory)["webstack_pki_directory"] = "{{ lookup('env', 'WEBSTACK_NO_SUCH_VARIABLE') }}/pki"
+
+
+def _relative_pki_directory(inventory: Inventory) -> None:
+    settings(inventory)["webstack_pki_directory"] = "pki"
+
+
+def _no_media_directory(inventory: Inventory) -> None:
+    settings(inventory)["webstack_media_directory"] = ""
+
+
+def _no_cache_directory(inventory: Inventory) -> None:
+    host(inventory, "lb2")["lb_nginx_cache_directory"] = "{{ lookup('env', 'WEBSTACK_NO_SUCH_VARIABLE') }}/"
+
+
+def _two_pki_directories(inventory: Inventory) -> None:
+    host(inventory, "was2")["redis_cluster_client_pki_directory"] = "/tmp/elsewhere/pki"
+
+
+def _two_sources(inventory: Inventory) -> None:
+    host(inventory, "was2")["was_django_source"] = {"type": "directory", "path": "{{ inventory_dir }}/other"}
+
+
 CASES: list[tuple[Callable[[Inventory], None], str]] = [
     (_missing_address, "redis2: webstack_address: is not set"),
     (
@@ -190,6 +215,15 @@ CASES: list[tuple[Callable[[Inventory], None], str]] = [
         "was1, was2: was_django_database_host: is not set (needed by was_django_database_engine: mysql)",
     ),
     (_no_boolean, "lb1: lb_nginx_http3_enabled: must be true or false, not the text 'maybe'"),
+    (_no_pki_directory, "webstack_pki_directory: /pki lies directly below /: is a variable in it empty?"),
+    (_no_media_directory, "webstack_media_directory: must be the absolute path of a directory, not the text ''"),
+    (_no_cache_directory, "lb2: lb_nginx_cache_directory: must be the absolute path of a directory, not the text '/'"),
+    (_relative_pki_directory, "webstack_pki_directory: pki must be an absolute path"),
+    (
+        _two_pki_directories,
+        "was2: redis_cluster_client_pki_directory: differs from was1's redis_cluster_client_pki_directory",
+    ),
+    (_two_sources, "was2: was_django_source: differs from was1's: both must be the same"),
     (_broken_expression, "was1: site_port: is not set (needed by webstack_application_port"),
 ]
 
@@ -248,6 +282,81 @@ def test_the_places_of_the_cache_are_checked_before_anything_else(tmp_path: path
     assert code != 0, output
     assert "webstack_cache_engine redis_cluster needs 3 hosts in the group redis, there are 2" in output
     assert "TASK [Ask the hosts" not in output
+
+
+def test_two_inventories_make_no_two_authorities(tmp_path: pathlib.Path) -> None:
+    """The directory of an inventory differs per host; what is one for the site is not made of it."""
+    files = []
+    for name, tiers in (("one", ("lb", "was", "redis")), ("two", ("db",))):
+        inventory = good()
+        children = inventory["all"]["children"]
+        inventory["all"]["children"] = {tier: children[tier] for tier in tiers}
+        file = tmp_path / name / "hosts.yml"
+        file.parent.mkdir()
+        file.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+        files += ["-i", str(file)]
+    code, output = play(tmp_path, PLAYBOOKS / "preflight.yml", *files)
+    assert code != 0, output
+    (line,) = refused(output)
+    assert line.startswith("db1, db2: webstack_pki_directory: differs from lb1's")
+    assert f"({tmp_path}/two/.pki here, {tmp_path}/one/.pki there)" in line
+    assert "TASK [Ask the hosts" not in output, output
+
+    # A role alone, without the site's preflight, says the same. Asking a host changes nothing, so this machine will do.
+    steps = {
+        "ansible.builtin.include_tasks": str(PLAYBOOKS / "tasks/authority.yml"),
+        "vars": {
+            "__webstack_role": "redis_shard",
+            "redis_shard_pki_directory": "{{ webstack_pki_directory | default(inventory_dir ~ '/.pki') }}",
+        },
+    }
+    book = tmp_path / "book.yml"
+    book.write_text(yaml.safe_dump([{"hosts": "redis1,db1", "gather_facts": False, "tasks": [steps]}]))
+    code, output = play(tmp_path, book, *files, "-e", "ansible_connection=local")
+    assert code != 0, output
+    assert "db1: webstack_pki_directory: differs from redis1's" in output, output
+
+    code, output = play(
+        tmp_path, PLAYBOOKS / "preflight.yml", *files, "-e", f"webstack_pki_directory={tmp_path}/one/.pki"
+    )
+    assert "TASK [Ask the hosts" in output, output
+
+
+def test_a_list_of_hosts_has_no_place_for_an_authority(tmp_path: pathlib.Path) -> None:
+    """Without an inventory file its directory is nowhere; a relative name would be a folder of the playbook."""
+    book = tmp_path / "book.yml"
+    ask = {"webstack.ha.certificate": {"directory": "{{ inventory_dir ~ '/.pki' }}"}}
+    book.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [ask]}]))
+    code, output = play(tmp_path, book, "-i", "alone,", "-e", "ansible_connection=local")
+    assert code != 0, output
+    assert "there is no inventory file" in output or "'inventory_dir' is undefined" in output, output
+    assert [path.name for path in tmp_path.iterdir()] == ["book.yml"]
+
+
+def test_no_secret_leaves_with_the_application(tmp_path: pathlib.Path) -> None:
+    """The inventory lies in the project, as many do it; the authority is elsewhere in it, by an expression."""
+    shop = tmp_path / "shop"
+    for name in ("manage.py", "app/a.py"):
+        (shop / name).parent.mkdir(parents=True, exist_ok=True)
+        (shop / name).write_text("1\n")
+    inventory = good()
+    settings(inventory)["webstack_pki_directory"] = "{{ inventory_dir }}/../certificates"
+    secret = settings(inventory)["backup_slave_password"]
+    (shop / "app/settings.py").write_text(f"BACKUP = {secret!r}\n")
+    file = shop / "deploy/hosts.yml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    issue = {"webstack.ha.certificate": {"directory": "{{ webstack_pki_directory }}", "name": "db1"}}
+    pack = {"webstack.ha.release": {"source": {"type": "directory", "path": str(shop)}}}
+    book = tmp_path / "book.yml"
+    book.write_text(yaml.safe_dump([{"hosts": "was1", "gather_facts": False, "tasks": [issue, pack]}]))
+    code, output = play(tmp_path, book, "-i", str(file), "-e", "ansible_connection=local", "-vv")
+    assert code != 0, output
+    said = re.search("the source holds secrets, .*", output)
+    assert said, output
+    for path in ("certificates/ca.key", "certificates/db1.key", "app/settings.py", "deploy/hosts.yml"):
+        assert path in said[0], output
+    assert secret not in output
 
 
 def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:

@@ -226,6 +226,18 @@ def test_refusals(make: Any, arguments: dict[str, Any], words: str) -> None:
         make(**arguments)
 
 
+@pytest.mark.parametrize("before", [None, 0o755])
+def test_nobody_else_reads_the_mirrors(make: Any, shop: pathlib.Path, tmp_path: pathlib.Path, before: int) -> None:
+    """They are private sources, and an address with a password stands in their settings."""
+    folder = tmp_path / "home/webstack/git"
+    if before:
+        folder.mkdir(parents=True)
+        folder.chmod(before)
+    result = make(source={"path": str(shop)}, exclude=[".git", "__pycache__"])
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert pathlib.Path(result["archive"]).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_missing_file_is_named(make: Any, shop: pathlib.Path) -> None:
     with pytest.raises(AnsibleActionFail, match=r"lacks requirements\.txt"):
         make(source={"path": str(shop)}, required=["manage.py", "requirements.txt"])
