@@ -770,8 +770,9 @@ def test_news_of_a_promotion_count_also_while_the_server_is_looked_at(
     key = keys_of(cache, "redis2")[0]
     cache.set(key, "old")
     until(lambda: direct(replica).dbsize() == 1)
+    site.servers["redis2"].kill()
     site.sentinels[1].lead("redis2", replica.port, tell=False)
-    struck_down(site, "redis2")
+    site.sentinels[0].tell("+sdown", f"master redis2 127.0.0.1 {site.servers['redis2'].port}")
     until(lambda: parts_of(cache).shards["redis2"].master.is_open)
     cache.delete(key)
     time.sleep(3 * shard.PROMOTION_SECONDS)

@@ -22,7 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from . import sentinels
 from .connections import Pool, ask
@@ -30,8 +30,10 @@ from .connections import Pool, ask
 logger = logging.getLogger("webstack_cache")
 
 ANSWER_SECONDS = 0.5
-# How often who calls the roll looks for answers: more and more seldom, there may be hundreds who do.
+# How often who calls the roll looks for answers, more and more seldom.
 POLL_SECONDS = (0.02, 0.2)
+# The more there are, the more seldom each of them looks: a look costs the server time for each.
+_POLL_SECONDS_EACH = 0.0005
 # How long a call waits for the others. Those who know of no trouble take two of their answers.
 PATIENCE_SECONDS = 2.5
 
@@ -50,10 +52,11 @@ if redis.call('HSETNX', roll, 'birth', ARGV[2]) == 1 then redis.call('HSET', rol
 local birth = redis.call('HINCRBY', roll, 'birth', 0)
 local count = redis.call('HINCRBY', roll, 'count', 1)
 redis.call('HSET', roll, me, string.format('%.0f:%s', count, ARGV[4] == era and ARGV[5] or '0'))
-local missing, settled = 0, 0
+local missing, settled, size = 0, 0, 0
 if mark or count % 16 == 0 then
   local fields = redis.call('HGETALL', roll)
-  local long_ago = count - #fields / 2 * tonumber(ARGV[8])
+  size = #fields / 2
+  local long_ago = count - size * tonumber(ARGV[8])
   for i = 1, #fields, 2 do
     if fields[i] == 'settled' and fields[i + 1] == era then settled = 1 end
     local last, owes_nothing = string.match(fields[i + 1], '^(%d+):(%d+)$')
@@ -64,7 +67,7 @@ if mark or count % 16 == 0 then
   end
 end
 if mark and missing == 0 and ARGV[7] == '1' then redis.call('HSET', roll, 'settled', era) end
-return {era, birth, count, missing, settled}
+return {era, birth, count, missing, settled, size}
 """
 _EMPTY = """#!lua flags=allow-oom
 local roll, mark = KEYS[1], tonumber(ARGV[2])
@@ -89,17 +92,16 @@ for _, member in ipairs(silent) do redis.call('HDEL', roll, member) end
 redis.call('HSET', roll, 'settled', era, 'emptied', 1)
 return 1
 """
+_COPY_MILLISECONDS = 100
 _LEAVE = "redis.call('SELECT', ARGV[1]) return redis.call('HDEL', KEYS[1], 'p' .. ARGV[2])"
 
 
 class Answer:
     """What a server said when this process answered."""
 
-    def __init__(self, era: bytes, birth: int, count: int, missing: int, settled: int) -> None:
-        self.era = era
-        self.birth = birth
-        self.count = count
-        self.missing = missing
+    def __init__(self, reply: list[Any]) -> None:
+        self.era: bytes = reply[0]
+        self.birth, self.count, self.missing, settled, self.size = map(int, reply[1:])
         self.settled = bool(settled)
         self.moment = time.monotonic()
 
@@ -129,15 +131,13 @@ class Roll:
         """Answer, truly. With a mark: count who has not, since the server had counted that far."""
         seen = self._seen
         truly = seen is not None and self._owes_nothing_since(seen.moment)
-        (reply,) = ask(
-            pool,
-            (
-                *("EVAL", _ANSWER, 1, _key(pool), DATABASE, secrets.randbits(48), self._name),
-                *((seen.era, seen.count) if seen and truly else ("", 0)),
-                *("" if mark is None else mark, int(close), _MISSED),
-            ),
+        words = (
+            *("EVAL", _ANSWER, 1, _key(pool), DATABASE, secrets.randbits(48), self._name),
+            *((seen.era, seen.count) if seen and truly else ("", 0)),
+            *("" if mark is None else mark, int(close), _MISSED),
         )
-        answer = Answer(*reply)
+        (reply,) = ask(pool, words)
+        answer = Answer(reply)
         # Evicted, or deleted by somebody: who was on it besides is not known any more.
         self._lost = self._lost or (seen is not None and seen.birth != answer.birth)
         if mark is None:
@@ -160,6 +160,7 @@ class Roll:
             elif past > PATIENCE_SECONDS or (self._lost and past >= pause):
                 self._empty(pool, mark.count)
                 return
+            step = max(step, answer.size * _POLL_SECONDS_EACH)
             if wait(min(step, max(pause - past, POLL_SECONDS[0]))):
                 return
             step = min(1.5 * step, POLL_SECONDS[1])
@@ -173,11 +174,20 @@ class Roll:
         if emptied:
             logger.warning("shard %s is emptied: a process that may know of old values there is silent", self._shard)
 
-    def leave(self, pool: Pool) -> None:
+    def leave(self, pool: Pool, wrote_lately: bool) -> None:
         """Stand on the roll no longer, if there is nothing that others must wait for."""
-        if self._seen and self._owes_nothing_since(time.monotonic()):
-            self._seen = None
-            ask(pool, ("EVAL", _LEAVE, 1, _key(pool), DATABASE, self._name))
+        if not self._seen or not self._owes_nothing_since(time.monotonic()):
+            return
+        words = ("EVAL", _LEAVE, 1, _key(pool), DATABASE, self._name)
+        if wrote_lately and ask(pool, ("ROLE",))[0][2]:
+            # What no replica has yet only this process knows of. It stands there again if none takes it in time.
+            _, copies = ask(pool, words, ("WAIT", 1, _COPY_MILLISECONDS))
+            if not copies:
+                self.answer(pool)
+                return
+        else:
+            ask(pool, words)
+        self._seen = None
 
 
 def _key(pool: Pool) -> str:

@@ -220,9 +220,13 @@ class Master(Server):
 
     def leave(self) -> None:
         """Get off the roll: nobody calls any more."""
-        if self._state == CLOSED and self.has_pool:
+        if self._state != CLOSED or not self.has_pool:
+            return
+        late = time.monotonic() - LATELY_SECONDS
+        for _ in range(2):  # who stays there by mistake costs others a shard's values
             with contextlib.suppress(redis.RedisError, OSError):
-                self.roll.leave(self.pool)
+                self.roll.leave(self.pool, any(moment > late for moment, _ in list(self.lately)))
+                return
 
     def wait_to_be_read(self, pause: float) -> None:
         if not pause:  # a hiccup
