@@ -971,6 +971,43 @@ def test_who_was_killed_is_struck_off_the_roll(site: Site, monkeypatch: pytest.M
     assert cache.get(key) == 1
 
 
+def test_without_a_place_for_a_roll_the_least_times_are_left(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    for each in site.servers.values():
+        direct(each).execute_command("ACL", "SETUSER", "default", "-select")
+    cache = site.cache()
+    key = keys_of(cache, "redis1")[0]
+    cache.set(key, 1)
+    assert cache.get(key) == 1
+    assert "shard redis1 keeps no roll" in caplog.text
+    site.servers["redis1"].freeze()
+    for _ in range(2):
+        cache.get(key)
+    time.sleep(0.6)
+    site.servers["redis1"].thaw()
+    waited = until(lambda: cache.get(key) == 1, 2)
+    assert waited > breaker.QUARANTINE_SECONDS / 2
+
+
+def test_a_write_that_is_refused_while_the_debt_is_paid_delays_nobody_for_long(late: Late) -> None:
+    """It comes between the look that found the server and its use."""
+    master = parts_of(late.reader).shards["redis2"].master
+    settled = master.settled
+
+    def owing() -> None:
+        late.reader.set_many({late.key: "refused"})
+        settled()
+
+    master.settled = owing
+    master._lock = threading.RLock()  # the call is made where the thread holds it
+    late.servers["redis2"].freeze()
+    for _ in range(2):
+        late.reader.get(late.kept)
+    time.sleep(0.3)
+    late.servers["redis2"].thaw()
+    until(lambda: late.reader.get(late.kept) == "kept", 2)
+    assert late.reader.get(late.key) is None
+
+
 def test_clearing_the_cache_leaves_the_roll(site: Site) -> None:
     cache = site.cache()
     cache.set_many(dict.fromkeys(KEYS, 1))
