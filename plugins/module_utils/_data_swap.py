@@ -152,13 +152,14 @@ def make_work(folder: pathlib.Path, user: int, group: int) -> None:
         # The server's account may write beside it: what is there may be a link to anywhere.
         if not os.path.lexists(folder.parent):
             folder.parent.mkdir(mode=0o700)
-        _no_link(folder.parent)
+        no_link(folder.parent)
         os.chown(folder.parent, user, group, follow_symlinks=False)
     else:
         folder.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _no_link(folder: pathlib.Path) -> None:
+def no_link(folder: pathlib.Path) -> None:
+    """Refuse a folder in the place of which the server's account put something else."""
     if folder.is_symlink() or not folder.is_dir():
         raise SwapError(f"{folder} is no directory of its own: move it away first, it was not made by this program")
 
@@ -316,7 +317,7 @@ def exchange(
         where.data.mkdir(mode=0o755)
     need_stopped(where.data)
     if where.base.name == WORK:
-        _no_link(where.base)
+        no_link(where.base)
     if new.stat().st_dev != where.data.stat().st_dev:
         raise SwapError(f"{new} is not on the file system of {where.data}")
     if old.exists():

@@ -48,7 +48,8 @@ DIALECTS = {
     "redis": Dialect(re.compile(r"[A-Za-z][A-Za-z0-9-]*"), ("yes", "no"), " ", repeated=True, quoted=re.compile(r"^$")),
     # Whether a program takes `true`, `True`, `1` or `on` for yes stands in its own source.
     "environment": Dialect(re.compile(r"[A-Za-z_][A-Za-z0-9_]*"), multiline=True),
-    "header": Dialect(re.compile(r"[A-Za-z0-9-]+"), separator=": "),
+    # Names and control characters of headers have a rule of their own, beside the other rules of a site.
+    "header": Dialect(re.compile(r"(?s).*"), separator=": ", multiline=True),
 }
 
 #: Inputs of the roles that hold settings of somebody else's, and who reads them.

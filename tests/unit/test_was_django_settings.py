@@ -505,9 +505,10 @@ def test_apache_listens_on_either_kind_of_address(address: str, listen: str) -> 
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ({"was_django_environment": {"A": ["x"], "B": "y"}}, "not so: A"),
-        ({"was_django_environment": {"A": {"b": 1}}}, "not so: A"),
-        ({"was_django_environment": {"A": None}}, "not so: A"),
+        ({"was_django_environment": {"A": ["x"], "B": "y"}}, "was_django_environment.A is a list"),
+        ({"was_django_environment": {"A": {"b": 1}}}, "was_django_environment.A is a mapping"),
+        ({"was_django_environment": {"A": None}}, "was_django_environment.A has no value"),
+        ({"was_django_environment": {"A": True}}, "was_django_environment.A is true"),
         ({"was_django_pip_arguments": ["--require-hashes"]}, "--require-hashes, so every package needs one"),
         ({"was_django_static_url": "/my files/"}, "was_django_static_url"),
         ({"was_django_media_url": '/"/'}, "was_django_media_url"),
@@ -523,7 +524,7 @@ def test_what_a_program_further_on_would_misread_is_refused(inputs: Variables, w
 def test_good_inputs_are_no_problem() -> None:
     inputs = {
         "was_django_allowed_hosts": ["a.test"],
-        "was_django_environment": {"A": True, "B": 1, "C": "x y", "D": ""},
+        "was_django_environment": {"A": "True", "B": 1, "C": "x y", "D": ""},
         "was_django_pip_arguments": ["--require-hashes"],
         "was_django_driver_packages": [],
     }

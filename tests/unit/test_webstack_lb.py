@@ -381,8 +381,8 @@ def test_a_cache_that_cannot_be_read_is_not_an_empty_one(
     assert tool.purge(tool.argparse.Namespace(prefix=""))["removed"] == 0
     (tmp_path / "cache/1").mkdir(parents=True)
 
-    def scandir(path: Any) -> None:
-        raise PermissionError(13, "Permission denied", str(path))
+    def scandir(_folder: int) -> None:
+        raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(tool.os, "scandir", scandir)
     with pytest.raises(PermissionError):

@@ -756,7 +756,8 @@ class Program:
         failed = where.folder("{}.failed-restore-" + stamp())
         bring = [(old / KEPT_MARKER, MARKER)] if (old / KEPT_MARKER).is_file() else []
         logs = old / KEPT_LOGS
-        if logs.is_dir():
+        if os.path.lexists(logs):
+            data_swap.no_link(logs)
             home = pathlib.Path(self.option("log_bin", "")).parent
             bring += [(path, home / path.name) for path in sorted(logs.iterdir())]
         data_swap.exchange(where, old, failed, self.companions(where.data, failed), bring)

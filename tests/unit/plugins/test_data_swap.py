@@ -359,11 +359,15 @@ def test_what_the_servers_account_made_a_link_of_is_not_followed(
     lab = Lab(tmp_path, monkeypatch, mount=True)
     secret = tmp_path / "secret"
     secret.write_text("of root")
-    (lab.data / "debian-11.flag").symlink_to(secret)
     (lab.data / "debian-12.flag").write_text("plain")
     swap.carry_notes(lab.data, lab.new, ["debian-*.flag"])
-    assert (lab.new / "debian-11.flag").is_symlink()
     assert (lab.new / "debian-12.flag").read_text() == "plain"
+    for plant in (lambda path: path.symlink_to(secret), os.mkfifo):
+        plant(lab.data / "debian-11.flag")
+        with pytest.raises(swap.SwapError, match="debian-11.flag is no file of its own"):
+            swap.carry_notes(lab.data, lab.new, ["debian-11.flag"])
+        assert not os.path.lexists(lab.new / "debian-11.flag")
+        (lab.data / "debian-11.flag").unlink()
     shutil.move(lab.place.base, tmp_path / "elsewhere")
     lab.place.base.symlink_to(tmp_path / "elsewhere")
     for action in (lab.exchange, lambda: swap.make_work(lab.new, os.getuid(), os.getgid())):
