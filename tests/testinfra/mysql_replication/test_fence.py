@@ -59,6 +59,9 @@ def events(table: None) -> Iterator[None]:
         "CREATE DEFINER = admin@'%' EVENT IF NOT EXISTS site.clock ON SCHEDULE EVERY 1 SECOND"
         " DO INSERT INTO site.tick (host) VALUES (@@hostname); SET GLOBAL event_scheduler = ON",
     )
+    for host in (DB1, DB2):
+        on(host, "webstack-db", "apply")
+    assert (scheduler(DB1), scheduler(DB2)) == ("ON", "OFF")
     until(lambda: is_pair(DB1, DB2), 10)
     yield
     sql(DB1, "DROP EVENT IF EXISTS site.clock; DROP USER IF EXISTS admin@'%'; SET GLOBAL event_scheduler = OFF")
