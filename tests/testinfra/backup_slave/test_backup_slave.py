@@ -400,7 +400,7 @@ def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down
     on(
         PRIMARY,
         "systemctl stop mariadb; cp -a /var/lib/mysql /srv/disk && rm -r /var/lib/mysql && mkdir /var/lib/mysql"
-        " && mount --bind /srv/disk /var/lib/mysql && mkdir -m 700 /var/lib/mysql/lost+found"
+        " && mount --bind /srv/disk /var/lib/mysql && mkdir -p -m 700 /var/lib/mysql/lost+found"
         " && systemctl start mariadb",
     )
     # It waits for its replica.

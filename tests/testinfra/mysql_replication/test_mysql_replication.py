@@ -379,7 +379,7 @@ data_swap.exchange(place, new, place.folder("{}.20200101-000000"))
 def test_a_replica_on_a_disk_of_its_own_that_does_not_start_is_mended() -> None:
     disk = (
         "systemctl stop mariadb; cp -a /var/lib/mysql /srv/disk; rm -r /var/lib/mysql; mkdir /var/lib/mysql;"
-        " mount --bind /srv/disk /var/lib/mysql; mkdir -m 700 /var/lib/mysql/lost+found;"
+        " mount --bind /srv/disk /var/lib/mysql; mkdir -p -m 700 /var/lib/mysql/lost+found;"
         " truncate --size=4096 /var/lib/mysql/ibdata1; systemctl start mariadb"
     )
     assert on(DB2, "sh", "-c", disk, check=False).returncode != 0
