@@ -395,7 +395,8 @@ def test_requests_commands_and_migrations_have_limits_of_their_own(
     project: Project, before: str, seconds: int | None
 ) -> None:
     mysql(project)
-    project.write(settings=MINIMAL)
+    own = "DATABASES = {'default': {'ENGINE': 'django.db.backends.mysql', 'OPTIONS': {'read_timeout': 1}}}"
+    project.write(settings=f"{MINIMAL}{own}\n")
     options = "s.DATABASES['default']['OPTIONS']"
     code = (
         f"{before}\nimport webstack_settings as s; print({options}.get('read_timeout'), {options}.get('write_timeout'))"
