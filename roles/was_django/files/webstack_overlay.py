@@ -28,7 +28,10 @@ serves_requests = False
 
 #: Of an application's database, what would lead to another server or account than the stack's, and its time limits.
 STACKS_OPTIONS = frozenset(
-    ["host", "port", "user", "password", "passwd", "db", "database", "unix_socket", "service", "connect_timeout", "read_timeout", "write_timeout"]
+    {
+        *("host", "port", "user", "password", "passwd", "db", "database", "unix_socket", "service"),
+        *("connect_timeout", "read_timeout", "write_timeout"),
+    }
 )
 
 
