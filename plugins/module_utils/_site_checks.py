@@ -418,7 +418,7 @@ def floating_address_error(value: Any, network: Any | None) -> str | None:
 
 def _server_name_error(name: Any) -> str | None:
     text = str(name)
-    labels = text.removeprefix("*.").rstrip(".").split(".")
+    labels = text.removeprefix("*.").split(".")
     if not isinstance(name, str) or len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         return f"{text!r} is no host name"
     return None

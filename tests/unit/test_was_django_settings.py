@@ -395,7 +395,8 @@ def test_requests_commands_and_migrations_have_limits_of_their_own(
     project: Project, before: str, seconds: int | None
 ) -> None:
     mysql(project)
-    project.write(settings=MINIMAL)
+    own = "DATABASES = {'default': {'ENGINE': 'django.db.backends.mysql', 'OPTIONS': {'read_timeout': 1}}}"
+    project.write(settings=f"{MINIMAL}{own}\n")
     options = "s.DATABASES['default']['OPTIONS']"
     code = (
         f"{before}\nimport webstack_settings as s; print({options}.get('read_timeout'), {options}.get('write_timeout'))"
@@ -538,3 +539,43 @@ def test_both_tiers_have_one_health_address() -> None:
     assert (
         rendering.render("lb_nginx", "lb_nginx_probe_path", {}) == render("was_django_health_path", {}) == "/-/health"
     )
+
+
+# --- the WSGI entry ---------------------------------------------------------------------------------
+
+
+def entry(project: Project) -> str:
+    """The entry as Apache loads it, with this project's paths, and a request to it."""
+    text = render("webstack_wsgi.py.j2", project.variables)
+    environment = project.path / "environment"
+    environment.touch()
+    text = text.replace("/etc/webstack/site/environment", str(environment))
+    text = text.replace("sys.prefix", repr(str(project.path / "venv")))
+    (project.path / "python").mkdir(exist_ok=True)
+    (project.path / "python/entry.py").write_text(text)
+    return """
+import io, entry
+def ask(path):
+    told = []
+    environ = {"PATH_INFO": path, "REQUEST_METHOD": "GET", "HTTP_HOST": "www.example.com", "SERVER_NAME": "x",
+               "SERVER_PORT": "80", "wsgi.input": io.BytesIO(), "wsgi.url_scheme": "http"}
+    list(entry.application(environ, lambda status, headers: told.append(status[:3])))
+    return told[0]
+print(ask("/-/health"), ask("/page"))
+"""
+
+
+def test_an_application_that_does_not_load_sends_reads_to_another_server(project: Project) -> None:
+    project.write(settings="raise RuntimeError('broken')\n")
+    assert project.run(entry(project)).split() == ["503", "502"]
+
+
+def test_an_application_that_loads_answers_itself_with_the_limits_of_requests(project: Project) -> None:
+    mysql(project)
+    project.write(settings=f"{MINIMAL}ROOT_URLCONF = 'shop.urls'\n", urls="urlpatterns = []\n")
+    project.variables["was_django_database_read_timeout_seconds"] = 7
+    code = entry(project) + (
+        "import webstack_overlay as o; from django.conf import settings as s; "
+        "print(o.serves_requests, s.DATABASES['default']['OPTIONS']['read_timeout'])"
+    )
+    assert project.run(code).split() == ["200", "404", "True", "7"]

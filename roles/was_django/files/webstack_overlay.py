@@ -26,8 +26,13 @@ Decisions = Mapping[str, Callable[[Any], Any]]
 #: Set by the WSGI entry: this process answers requests. Every other one runs a command.
 serves_requests = False
 
-#: Of an application's database, what would lead to another server or account than the stack's.
-CONNECTION_OPTIONS = ("host", "port", "user", "password", "passwd", "db", "database", "unix_socket", "service")
+#: Of an application's database, what would lead to another server or account than the stack's, and its time limits.
+STACKS_OPTIONS = frozenset(
+    {
+        *("host", "port", "user", "password", "passwd", "db", "database", "unix_socket", "service"),
+        *("connect_timeout", "read_timeout", "write_timeout"),
+    }
+)
 
 
 # --- what is decided -----------------------------------------------------------------------------------
@@ -60,9 +65,7 @@ def database(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> Callable
         before = dict(databases.get("default") or {})
         same = _family(before.get("ENGINE", "")) == _family(values["ENGINE"])
         options = {
-            name: value
-            for name, value in (before.get("OPTIONS") or {}).items()
-            if same and name not in CONNECTION_OPTIONS
+            name: value for name, value in (before.get("OPTIONS") or {}).items() if same and name not in STACKS_OPTIONS
         }
         options = {**defaults.get("OPTIONS", {}), **options, **values.get("OPTIONS", {})}
         merged = {**defaults, **before, **values, "OPTIONS": options}

@@ -296,7 +296,7 @@ def test_no_value_makes_the_check_itself_fail(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["-a.example.com", "a b", "a..b", "x" * 64 + ".com", "http://example.com", ""],
+    ["-a.example.com", "a b", "a..b", "x" * 64 + ".com", "http://example.com", "", "shop.example.com."],
 )
 def test_a_bad_server_name_is_refused(name: str) -> None:
     problems = everything(on_all("webstack_server_names", ["www.example.com", name]))
