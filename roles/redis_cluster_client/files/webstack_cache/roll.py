@@ -24,6 +24,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+import redis
+
 from . import sentinels
 from .connections import Pool, ask
 
@@ -137,6 +139,8 @@ class Roll:
             *("" if mark is None else mark, int(close), _MISSED),
         )
         (reply,) = ask(pool, words)
+        if not isinstance(reply, list):
+            raise redis.ResponseError(f"no answer to a script: {reply!r}")
         answer = Answer(reply)
         # Evicted, or deleted by somebody: who was on it besides is not known any more.
         self._lost = self._lost or (seen is not None and seen.birth != answer.birth)
@@ -213,18 +217,22 @@ class Answers:
         self._lock = threading.Lock()
         self._running = False
         self._closed = False
+        self._answered = 0.0
         self._ends_with: object = None
         self._wanted_until = 0.0
 
     def wanted(self, now: float) -> None:
-        """Say that somebody uses the cache. The first time, and the first time after a while, it answers at once."""
+        """Say that somebody uses the cache. The first time, and the first time after a while, it answers at once.
+
+        A process that was stopped may have been struck off.
+        """
         self._wanted_until = now + sentinels.IDLE_SECONDS
-        if self._running or self._closed:
+        if self._closed or (self._running and now - self._answered < PATIENCE_SECONDS):
             return
         with self._lock:
+            self._answer()
             if self._running:
                 return
-            self._answer()
             if self._ends_with is None and "multiprocessing.util" in sys.modules:
                 # The children that it makes end without the functions of atexit.
                 self._ends_with = sys.modules["multiprocessing.util"].Finalize(None, self.close, exitpriority=1)
@@ -253,6 +261,7 @@ class Answers:
                 self._answer()
 
     def _answer(self) -> None:
+        self._answered = time.monotonic()
         for member in self._members():
             member.answer()
 
