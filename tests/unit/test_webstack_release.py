@@ -199,6 +199,22 @@ def test_static_files_can_be_read_whatever_the_application_says_about_uploads(si
     assert modes(site.base / "static") == {"css": "0o755", "css/a.css": "0o644"}
 
 
+def test_a_static_file_stays_while_a_kept_release_has_it(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is pruned was the last to link the name, and another one needs it."""
+    monkeypatch.setattr(site, "setting", lambda _name: 1)
+    for number, one in enumerate(("old", "refused")):
+        site.begin(one)
+        (site.release(one) / "static/a.1f.css").write_text("a")
+        (site.release(one) / f"static/{one}.css").write_text(one)
+        site.finish(one)
+        os.utime(site.release(one) / ".finished", (number, number))
+    site.point("old")
+    monkeypatch.setattr(site, "finished", lambda: ["old"])
+    assert site.prune() == ["removed refused"]
+    assert (site.base / "static/a.1f.css").samefile(site.release("old") / "static/a.1f.css")
+    assert sorted(path.name for path in (site.base / "static").iterdir()) == ["a.1f.css", "old.css"]
+
+
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_what_is_no_static_file_is_refused(site: Any, tmp_path: pathlib.Path, kind: str) -> None:
     """The application may write there: a link would give root's files away."""

@@ -482,12 +482,29 @@ class Site:
         for path in old:
             shutil.rmtree(path)
         if old:
-            for folder, _, names in os.walk(self.base / "static", topdown=False):
-                for name in names:
-                    file = os.path.join(folder, name)
-                    if os.stat(file).st_nlink == 1:
-                        os.unlink(file)
+            self.tidy_static()
         return [f"removed {path.name}" for path in old]
+
+    def tidy_static(self) -> None:
+        """Forget the shared static files that went with the last release that had them."""
+        together = self.base / "static"
+        for folder, _, names in os.walk(together, onerror=refuse):
+            for name in names:
+                file = pathlib.Path(folder, name)
+                if file.lstat().st_nlink > 1:
+                    continue
+                # It was linked from a release that is gone. An older one may have a file of the same name.
+                same = file.relative_to(together)
+                left = [
+                    path for path in (self.release(one) / "static" / same for one in self.finished()) if path.exists()
+                ]
+                if left:
+                    copy = file.with_name(f".{name}.new")
+                    copy.unlink(missing_ok=True)
+                    os.link(left[0], copy, follow_symlinks=False)
+                    os.replace(copy, file)
+                else:
+                    file.unlink()
 
 
 def main() -> int:

@@ -165,6 +165,14 @@ def test_what_the_application_answers_itself_is_executed_once(path: str, status:
 
 
 @pytest.mark.usefixtures("servers_return")
+def test_a_request_that_takes_too_long_is_executed_once() -> None:
+    """As much of a limit as the operator gave it: the next server would only take as long."""
+    started = time.monotonic()
+    assert tried("/impatient/?sleep=3") == ["504"]
+    assert time.monotonic() - started < 6
+
+
+@pytest.mark.usefixtures("servers_return")
 def test_a_server_that_did_not_begin_sends_the_get_to_another_one() -> None:
     assert tried("/unloaded?status=502") == ["502", "502"]
 
