@@ -422,11 +422,11 @@ def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down
     assert int(back_up("--allow-primary", host=PRIMARY)["bytes"]) < 100_000_000
 
     subprocess.run(["docker", "start", REPLICA], check=True, capture_output=True)
+    on(REPLICA, "systemctl enable webstack-db mariadb && systemctl start webstack-db")
     done = play(
         "backup_slave", "-e", f"host={REPLICA}", "-e", "mysql_replication_reseed=true", book="playbooks/reseed.yml"
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    on(REPLICA, "systemctl enable --now webstack-db mariadb")
     caught_up()
     assert content(REPLICA) == expected
 
