@@ -17,7 +17,7 @@ Site = Mapping[str, Any]
 SITE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PATH = re.compile(r"/[^\s;{}\"']*")
-HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+HEADER_NAME = _settings.HEADER_NAME
 SITE_BOOLEANS = ("maintenance_enabled", "tls_chain_required", "cache_enabled")
 LOCATION_BOOLEANS = ("websocket", "streaming")
 SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
@@ -108,12 +108,13 @@ def _of_site(site: Site, existing: Collection[str]) -> Iterator[str]:
             yield f"locations: {path} stands more than once"
     if "/" in paths:
         yield "locations: what holds for / is an input of the site"
-    yield from _settings.problems(site["security_headers"], "security_headers", "header")
     for name, value in site["security_headers"].items():
         if not HEADER_NAME.fullmatch(name):
             yield f"security_headers: {name!r} is no name of a header"
         elif CONTROL.search(str(value)):
             yield f"security_headers: {name} has a line break or another control character, which no header can hold"
+        else:
+            yield from _settings.problems({name: value}, "security_headers", "header")
     if not re.search(r"\$\{?(webstack_)?host\b", site["cache_key"]):
         yield "cache_key lacks $webstack_host: the names would share their pages"
     if "POST" in site["cache_methods"] and "$request_body" not in site["cache_key"]:

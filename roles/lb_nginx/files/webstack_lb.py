@@ -536,6 +536,8 @@ def purge(options: argparse.Namespace) -> dict[str, Any]:
     nginx takes a file that is gone for a miss and forgets it, so nothing has to be reloaded.
     """
     removed = 0
+    if not os.path.lexists(config().cache_directory):
+        return {"changed": False, "removed": 0}
     wanted = f"\nKEY: {options.prefix}"
     # By open directories: the cache belongs to the workers' account, which could replace one by a link meanwhile.
     for _, _, names, folder in os.fwalk(config().cache_directory, onerror=refuse, follow_symlinks=False):
