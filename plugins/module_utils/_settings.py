@@ -13,7 +13,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
 #: Fewer characters than RFC 9110 allows: what nginx and every reader take.
 HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
