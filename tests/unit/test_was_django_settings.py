@@ -366,6 +366,29 @@ LOGGING = {{'version': 1, 'loggers': {{'shop': {{'level': 'INFO'}}}}}}
     assert apps == ["django.contrib.sessions", "webstack_cache"]
 
 
+@pytest.mark.parametrize(
+    ("zone", "answer", "found"),
+    [("Europe/Berlin", None, ["webstack.E001"]), ("Europe/Berlin", "2000-01-01 01:00:00", []), ("UTC", None, [])],
+)
+def test_a_time_zone_that_the_server_does_not_know_is_refused(
+    project: Project, zone: str, answer: str | None, found: list[str]
+) -> None:
+    project.write(settings=f"{MINIMAL}USE_TZ = True\nTIME_ZONE = '{zone}'\n")
+    code = f"""
+import contextlib, json, types
+import django
+django.setup()
+import webstack_overlay
+from django.core.checks.registry import registry
+cursor = types.SimpleNamespace(execute=lambda *_: None, fetchone=lambda: ({answer!r},))
+server = types.SimpleNamespace(vendor="mysql", timezone_name="UTC", cursor=lambda: contextlib.nullcontext(cursor))
+webstack_overlay.connections = {{"default": server}}
+check, = (c for c in registry.registered_checks if c.__name__ == "unknown_time_zone")
+print(json.dumps([[p.id for p in check(app_configs=None, databases=["default"])], check(app_configs=None)]))
+"""
+    assert json.loads(project.run(code)) == [found, []]
+
+
 def test_the_users_own_lines_have_the_last_word(project: Project) -> None:
     project.write(settings=MINIMAL)
     project.variables["was_django_settings_extra"] = "STATIC_URL = '/other/'\nCACHES['default']['TIMEOUT'] = 9\n"

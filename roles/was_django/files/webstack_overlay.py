@@ -18,7 +18,10 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from types import CodeType, ModuleType
 from typing import Any
 
+from django.conf import settings
+from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from django.db.backends.signals import connection_created
 
 Decisions = Mapping[str, Callable[[Any], Any]]
@@ -33,6 +36,34 @@ STACKS_OPTIONS = frozenset(
         *("connect_timeout", "read_timeout", "write_timeout"),
     }
 )
+
+
+# --- what the database has to know -----------------------------------------------------------------------
+
+
+@checks.register(checks.Tags.database)
+def unknown_time_zone(databases: Sequence[str] | None = None, **_: Any) -> list[checks.CheckMessage]:
+    """Refuse a time zone that the server answers with NULL: `__date` and `__month` would find nothing, and say nothing.
+
+    Django runs this before it migrates.
+    """
+    problems: list[checks.CheckMessage] = []
+    for alias in databases or ():
+        connection = connections[alias]
+        zone = settings.TIME_ZONE
+        if connection.vendor != "mysql" or not settings.USE_TZ or zone == connection.timezone_name:
+            continue
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT CONVERT_TZ('2000-01-01 00:00:00', %s, %s)", [connection.timezone_name, zone])
+            if cursor.fetchone()[0] is None:
+                problems.append(
+                    checks.Error(
+                        f"TIME_ZONE is {zone!r}, which the server of the database {alias!r} does not know.",
+                        hint="Load its time zones (mysql_tzinfo_to_sql); the role mysql_replication does.",
+                        id="webstack.E001",
+                    )
+                )
+    return problems
 
 
 # --- what is decided -----------------------------------------------------------------------------------
