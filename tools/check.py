@@ -80,13 +80,14 @@ def scenarios() -> list[str]:
 
 
 def molecule(name: str, images: Sequence[str]) -> Check:
-    """`molecule test`, in three steps: only the tests themselves let a quiet one have the machine."""
+    """`molecule test`, in steps of their own: only the tests themselves let a quiet one have the machine."""
 
     def step(command: str, noisy: bool = True) -> Step:
         return Step([str(BIN / "molecule"), command, "--scenario-name", name], noisy)
 
-    # The base configuration's check_sequence holds all that comes before the tests.
-    steps = [step("check"), step("verify", noisy=False)]
+    # check_sequence of the base configuration holds all that comes between destroy and the tests. With destroy in it
+    # molecule would forget the scenario's folder, and the authority in it, before the tests.
+    steps = [step("destroy"), step("check"), step("verify", noisy=False)]
     junit = LOGS / f"verify-{name}.xml"
     return Check(f"molecule-{name}", steps, junit, last=step("destroy"), lab=name, after=frozenset(images))
 

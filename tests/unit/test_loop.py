@@ -246,4 +246,4 @@ def test_the_short_sequence_is_the_long_one_without_tests() -> None:
     for path in [ROOT / ".config/molecule/config.yml", *ROOT.glob("molecule/*/molecule.yml")]:
         scenario = yaml.safe_load(path.read_text()).get("scenario")
         if scenario is not None:
-            assert scenario["test_sequence"] == [*scenario["check_sequence"], "verify", "destroy"], path
+            assert scenario["test_sequence"] == ["destroy", *scenario["check_sequence"], "verify", "destroy"], path
