@@ -206,7 +206,7 @@ class Runner:
 
     def __call__(self, checks: Sequence[Check]) -> None:
         """Run them all. Ctrl-C ends what runs, with everything that it started, and is passed on."""
-        self.waiting = sorted(checks, key=lambda check: -self.wall(check.name))
+        self.waiting = sorted(checks, key=lambda check: -self.weight(check, checks))
         self.unfinished = {check.name for check in checks}
         with ThreadPoolExecutor(self.lanes) as pool:
             lanes = [pool.submit(self._lane) for _ in range(self.lanes)]
@@ -225,6 +225,11 @@ class Runner:
     def wall(self, name: str) -> float:
         # One that nobody has measured yet may be long.
         return self.budgets[name].wall if name in self.budgets else 600
+
+    def weight(self, check: Check, checks: Sequence[Check]) -> float:
+        """How long the rest of the run takes at least once this one begins: with the longest that waits for it."""
+        later = [self.weight(other, checks) for other in checks if check.name in other.after]
+        return self.wall(check.name) + max(later, default=0)
 
     def _next(self) -> Check | None:
         with self.changed:

@@ -190,8 +190,8 @@ class ActionModule(ActionBase):
         ]
         patterns = self._task.args.get("exclude") or []
         listing = self._command(*where, "ls-tree", "-r", "-z", "--full-tree", commit).decode(errors="surrogateescape")
-        heads = (line.partition("\t") for line in listing.split("\0"))
-        links = {path: head.split()[2] for head, _, path in heads if head.startswith("160000 ")}
+        heads = (line.split("\t", 1) for line in listing.split("\0") if "\t" in line)
+        links = {path: head.split()[2] for head, path in heads if head.startswith("160000 ")}
         urls: dict[str, str] = {}
         for entry in found:
             if links and entry.path == posixpath.join(above, ".gitmodules"):

@@ -30,12 +30,10 @@ def replication_plan(
         raise AnsibleFilterError(f"webstack.ha.replication_plan: {exc!r}") from exc
 
 
-def replication_problems(
-    nodes: Sequence[Mapping[str, Any]], accounts: Sequence[Mapping[str, Any]] = (), **settings: Any
-) -> list[str]:
+def replication_problems(nodes: Sequence[Mapping[str, Any]], **settings: Any) -> list[str]:
     """Return what is wrong with one host's settings."""
     try:
-        return _replication.problems(nodes, **settings) + _replication.account_problems(accounts)
+        return _replication.problems(nodes, **settings)
     except (KeyError, ValueError, TypeError) as exc:
         raise AnsibleFilterError(f"webstack.ha.replication_problems: {exc!r}") from exc
 

@@ -322,11 +322,11 @@ def exchange(
         raise SwapError(f"{new} is not on the file system of {where.data}")
     if old.exists():
         raise SwapError(f"{old} exists already: move it away first")
-    gone = {source for source, _ in also}
-    for _, target in bring:
+    gone = {source for source, target in also}
+    for _source, target in bring:
         if os.path.lexists(target) and target not in gone:
             raise SwapError(f"{target} is in the way of the file that comes with {new}: move it away first")
-    elsewhere = {new / source.relative_to(new).parts[0] for source, _ in bring}
+    elsewhere = {new / source.relative_to(new).parts[0] for source, target in bring}
     goes = [(e, old / e.name) for e in sorted(where.data.iterdir()) if e.name not in KEEP]
     comes = [(e, where.data / e.name) for e in sorted(new.iterdir()) if e.name not in KEEP and e not in elsewhere]
     was = where.data.stat()
@@ -404,14 +404,14 @@ def _undo(journal: dict[str, Any]) -> None:
                 os.rename(target, source)
         _sync(*_folders(journal, "in"))
         _note(journal, "clear")
-    for source, target in _pairs(journal, "out"):
-        _remove(_copying(target))
-        if os.path.lexists(target):
-            if journal["phase"] == "out" and os.path.lexists(source):
-                _remove(target)
+    for home, kept in _pairs(journal, "out"):
+        _remove(_copying(kept))
+        if os.path.lexists(kept):
+            if journal["phase"] == "out" and os.path.lexists(home):
+                _remove(kept)
             else:
-                _remove(source)
-                _move(target, source)
+                _remove(home)
+                _move(kept, home)
     data = pathlib.Path(journal["data"])
     user, group, mode = journal["owner"]
     os.chown(data, user, group)

@@ -257,7 +257,7 @@ def incomplete(entries: Sequence[Entry]) -> list[str]:
 
 def _resolved(path: str, links: Mapping[str, str]) -> str | None:
     """Return where a path leads to when all links are followed, as the kernel does; None for a circle."""
-    for _ in range(40):
+    for _step in range(40):
         parts = path.split("/")
         for index in range(1, len(parts) + 1):
             above = "/".join(parts[:index])

@@ -218,6 +218,7 @@ def problems(
     collation: str = "utf8mb4_unicode_ci",
     time_zones: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
+    accounts: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """What is wrong with one host's settings; known before anything is installed."""
     found: list[str] = []
@@ -267,7 +268,7 @@ def problems(
             continue
         if name in RESERVED:
             found.append(f"mysql_replication_settings.{option}: {RESERVED[name]}")
-    return found
+    return found + account_problems(accounts)
 
 
 def account_problems(accounts: Sequence[Mapping[str, Any]]) -> list[str]:
