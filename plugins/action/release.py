@@ -59,7 +59,6 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail(f"webstack.ha.release: unknown option {', '.join(unknown)}")
         if "source" not in args:
             raise AnsibleActionFail("webstack.ha.release: source is required")
-        _keep_private(pathlib.Path(constants.config.get_config_value("ANSIBLE_HOME")) / "webstack/git")
         try:
             source = _release.source(args["source"])
             found, commit = getattr(self, f"_{source['type']}")(source)
@@ -162,8 +161,8 @@ class ActionModule(ActionBase):
         """Keep a mirror in Ansible's home, so that a second deployment fetches what is new."""
         name = hashlib.sha256(url.encode()).hexdigest()[:16]
         mirror = pathlib.Path(constants.config.get_config_value("ANSIBLE_HOME")) / "webstack" / "git" / name
+        _keep_private(mirror.parent)
         if not (mirror / "HEAD").is_file():
-            mirror.parent.mkdir(parents=True, exist_ok=True)
             # Whole or not at all: half of a clone would be taken for a mirror by the next run.
             with tempfile.TemporaryDirectory(dir=mirror.parent, prefix=f".{name}-") as fresh:
                 self._command("clone", "--quiet", "--mirror", "--", url, f"{fresh}/mirror", trusted=trusted)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
+from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem, boolean
 
 #: What every role takes for its directory when its own variable is not set.
 DEFAULT = "{{ webstack_pki_directory | default(inventory_dir ~ '/.pki') }}"
@@ -43,7 +43,10 @@ NEEDS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
 
 def needed(role: str, values: Mapping[str, object]) -> bool:
     """Say whether a role with these inputs has a certificate of the internal authority, or checks one."""
-    return all(values.get(name) not in none for name, none in NEEDS[role].items())
+    return not any(
+        values.get(name) in none or (False in none and boolean(values.get(name)) is False)
+        for name, none in NEEDS[role].items()
+    )
 
 
 def variable(role: str) -> str:

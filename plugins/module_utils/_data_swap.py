@@ -32,8 +32,10 @@ MOUNTS = pathlib.Path("/proc/self/mountinfo")
 FSTAB = pathlib.Path("/etc/fstab")
 #: In a data directory that is a mount point: what lies beside the data otherwise.
 WORK = ".webstack"
+#: What webstack-db writes for a moment to see whether the server could.
+PROBE = ".webstack-probe"
 #: These stay where they are.
-KEEP = (WORK, "lost+found")
+KEEP = (WORK, "lost+found", PROBE)
 
 Move = tuple[pathlib.Path, pathlib.Path]
 
@@ -202,6 +204,8 @@ def _copy_note(note: pathlib.Path, copy: pathlib.Path) -> None:
         was = os.fstat(handle)
         if not stat.S_ISREG(was.st_mode):
             raise SwapError(wrong)
+        # Of an exchange that failed.
+        copy.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         with os.fdopen(os.open(copy, flags, 0o600), "wb") as target:
             shutil.copyfileobj(file, target)

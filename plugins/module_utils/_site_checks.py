@@ -674,7 +674,8 @@ def check_wait(host: str, seconds: Any, waits: Mapping[str, int]) -> list[Proble
         limit = int(seconds)
     except (TypeError, ValueError, OverflowError):
         return []  # the type check has reported it
-    longest = max(waits.values(), default=limit)
+    # A balancer that waits for nothing sends this application nothing.
+    longest = max(filter(None, waits.values()), default=limit)
     if longest == limit:
         return []
     owner = next(name for name, wait in waits.items() if wait == longest)

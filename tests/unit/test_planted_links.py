@@ -25,8 +25,6 @@ from typing import Any
 import pytest
 from ansible_collections.webstack.ha.plugins.module_utils import _data_swap
 
-# On a host it lies beside the programs under this name.
-sys.modules["data_swap"] = _data_swap
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 STRANGER = 65534

@@ -569,7 +569,7 @@ def test_both_tiers_have_one_health_address() -> None:
 
 def entry(project: Project) -> str:
     """The entry as Apache loads it, with this project's paths, and a request to it."""
-    text = render("webstack_wsgi.py.j2", project.variables)
+    text = render("webstack_entry.py.j2", project.variables)
     environment = project.path / "environment"
     environment.touch()
     text = text.replace("/etc/webstack/site/environment", str(environment))

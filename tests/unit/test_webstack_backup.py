@@ -24,7 +24,6 @@ def load() -> ModuleType:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["webstack_backup"] = module
-    sys.modules["data_swap"] = data_swap
     spec.loader.exec_module(module)
     return module
 

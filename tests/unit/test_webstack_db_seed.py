@@ -19,7 +19,6 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2] / "roles/mysql_replication/
 
 
 def load() -> ModuleType:
-    sys.modules["data_swap"] = _data_swap
     loader = importlib.machinery.SourceFileLoader("webstack_db_seed", str(SOURCE))
     spec = importlib.util.spec_from_loader("webstack_db_seed", loader)
     assert spec is not None

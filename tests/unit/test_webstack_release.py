@@ -9,6 +9,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
@@ -213,6 +214,43 @@ def test_a_static_file_stays_while_a_kept_release_has_it(site: Any, monkeypatch:
     assert site.prune() == ["removed refused"]
     assert (site.base / "static/a.1f.css").samefile(site.release("old") / "static/a.1f.css")
     assert sorted(path.name for path in (site.base / "static").iterdir()) == ["a.1f.css", "old.css"]
+
+
+def test_a_program_on_the_port_of_another_address_is_in_nobodys_way(
+    site: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apache itself holds 127.0.0.1; somebody else has the same port of 127.0.0.2."""
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        port = ours.getsockname()[1]
+        held = {f"socket:[{os.fstat(ours.fileno()).st_ino}]"}
+        monkeypatch.setattr(release, "held_by_apache", lambda: held)
+        with socket.create_server(("127.0.0.2", port)):
+            assert site.taken(["127.0.0.1"], port) == []
+            assert site.taken(["127.0.0.2"], port) == [f"another program listens on 127.0.0.2 port {port}"]
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as every:
+        port = every.getsockname()[1]
+        assert site.taken(["127.0.0.1"], port) == [f"another program listens on 127.0.0.1 port {port}"]
+
+
+def test_an_apache_that_systemd_lost_ends_its_requests_first(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd does not know whom to wait for, and would kill them."""
+    monkeypatch.setattr(release, "PID_FILE", tmp_path / "apache2.pid")
+    release.let_requests_end()
+    with subprocess.Popen(["sleep", "60"]) as apache:
+        (tmp_path / "apache2.pid").write_text(f"{apache.pid}\n")
+        asked: list[list[str]] = []
+
+        def run(command: list[str], **_options: Any) -> None:
+            asked.append(command)
+            threading.Timer(0.5, lambda: (apache.terminate(), apache.wait())).start()
+
+        monkeypatch.setattr(release.subprocess, "run", run)
+        started = time.monotonic()
+        release.let_requests_end()
+        assert asked == [["apache2ctl", "graceful-stop"]]
+        assert 0.4 < time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe"])

@@ -540,7 +540,9 @@ def purge(options: argparse.Namespace) -> dict[str, Any]:
         return {"changed": False, "removed": 0}
     wanted = f"\nKEY: {options.prefix}"
     # By open directories: the cache belongs to the workers' account, which could replace one by a link meanwhile.
-    for _, _, names, folder in os.fwalk(config().cache_directory, onerror=refuse, follow_symlinks=False):
+    # It may itself be a link of root's, to another disk.
+    top = os.path.realpath(config().cache_directory)
+    for _, _, names, folder in os.fwalk(top, onerror=refuse, follow_symlinks=False):
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 # The key stands in the first kilobytes, behind a binary header.

@@ -21,6 +21,7 @@ import argparse
 import contextlib
 import errno
 import http.client
+import ipaddress
 import json
 import os
 import pathlib
@@ -28,6 +29,7 @@ import shutil
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -38,6 +40,9 @@ SERVICE = "apache2.service"
 MARKER = ".finished"
 CONFIGURATION = pathlib.Path("/etc/webstack")
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PID_FILE = pathlib.Path("/run/apache2/apache2.pid")
+# GracefulShutdownTimeout of the role is 30 s.
+GRACE_SECONDS = 45
 # What a login, a locale or another virtual environment leaves behind, and what would install elsewhere.
 FOREIGN = ("PYTHON", "VIRTUAL_ENV", "DJANGO_", "LC_", "LANG", "XDG_", "SUDO_", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 FOREIGN_NAMES = frozenset({"TZ", "TMPDIR", "USER", "LOGNAME", "MAIL", "PIP_USER", "PIP_PYTHON", "PIP_DRY_RUN"})
@@ -157,8 +162,9 @@ def held_by_apache() -> set[str]:
     return held
 
 
-def listeners(port: int) -> set[str]:
-    """The sockets that listen on a port, named as in /proc/PID/fd."""
+def listeners(address: str, port: int) -> set[str]:
+    """The sockets that listen on a port of an address, or of all of them, named as in /proc/PID/fd."""
+    wanted = ipaddress.ip_address(address)
     found = set()
     for name in ("tcp", "tcp6"):
         try:
@@ -166,7 +172,13 @@ def listeners(port: int) -> set[str]:
         except FileNotFoundError:  # a host without IPv6
             continue
         for fields in map(str.split, lines):
-            if fields[3] == "0A" and int(fields[1].rpartition(":")[2], 16) == port:
+            where, _, number = fields[1].rpartition(":")
+            if fields[3] != "0A" or int(number, 16) != port:
+                continue
+            # The kernel writes each 32 bits as a number of its own byte order.
+            words = struct.unpack(f">{len(where) // 8}I", bytes.fromhex(where))
+            here = ipaddress.ip_address(struct.pack(f"={len(words)}I", *words))
+            if (getattr(here, "ipv4_mapped", None) or here) == wanted or here.is_unspecified:
                 found.add(f"socket:[{fields[9]}]")
     return found
 
@@ -189,6 +201,19 @@ def take_over(path: str, folder: int, shared: pathlib.Path) -> None:
         os.chmod(f"/proc/self/fd/{handle}", 0o644)
     finally:
         os.close(handle)
+
+
+def let_requests_end() -> None:
+    """Stop an Apache whose main process systemd does not know: its own stop would kill requests at once."""
+    try:
+        pid = int(PID_FILE.read_text())
+    except (FileNotFoundError, ValueError):
+        return  # nobody to ask; systemd ends what is left
+    environment = {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"}
+    subprocess.run(["apache2ctl", "graceful-stop"], capture_output=True, check=False, env=environment, timeout=60)
+    deadline = time.monotonic() + GRACE_SECONDS
+    while started(pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 class Site:
@@ -237,7 +262,7 @@ class Site:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     problems.append(f"Apache cannot listen on {address} port {port}: {error.strerror or error}")
-                elif listeners(port) - held_by_apache():
+                elif listeners(address, port) - held_by_apache():
                     problems.append(f"another program listens on {address} port {port}")
         return problems
 
@@ -345,8 +370,8 @@ class Site:
         python = str(release / "venv/bin/python")
         path = CONFIGURATION / self.name / "python"
         code = (
-            f"import sys; sys.path[:0] = {[str(path), *self.setting('python_path')]!r}; import webstack_wsgi; "
-            "sys.exit(webstack_wsgi._application is None)"
+            f"import sys; sys.path[:0] = {[str(path), *self.setting('python_path')]!r}; import webstack_entry; "
+            "sys.exit(webstack_entry._application is None)"
         )
         seconds = float(self.setting("health_timeout"))
         try:
@@ -429,12 +454,16 @@ class Site:
             done = ["restarted" if state["ActiveState"] == "active" else "started"]
             with contextlib.suppress(Failure):  # a unit that was never loaded has no failures to forget
                 systemctl("reset-failed", SERVICE)
+            if state["ActiveState"] == "active" and state["MainPID"] == "0":
+                let_requests_end()
             # It starts an Apache that does not run, too.
             systemctl("restart", SERVICE)
             if unit()["MainPID"] == "0":
                 raise Failure(f"systemd does not know the main process of {SERVICE}; see its PIDFile")
             for site in neighbours:
                 site.wait(site.current() or "")
+            # The entry of earlier versions, which Apache ran until now: it replaced processes when the file changed.
+            (CONFIGURATION / self.name / "python/webstack_wsgi.py").unlink(missing_ok=True)
         self.wait(identity)
         return done
 

@@ -280,7 +280,8 @@ def load(name: str, decisions: Decisions, afterwards: Decisions) -> dict[str, An
             f"{name}: DEBUG is {settings['DEBUG']!r}, which counts as on. What the module makes of it while it is "
             "imported cannot be undone, so it does not run here. Give was_django_settings_module a module for "
             'production, or let it read the environment, where DEBUG and DJANGO_DEBUG are "False": '
-            'DEBUG = os.environ.get("DEBUG", "True") == "True". was_django_environment sets what else it reads.'
+            'DEBUG = os.environ.get("DEBUG", "True") == "True". Where it reads it otherwise, was_django_environment '
+            'has its own word: DEBUG: "0" for int(...), DEBUG: "" for bool(...).'
         )
     if "SECRET_KEY" in decisions and "SECRET_KEY" in settings:
         own = settings["SECRET_KEY"]

@@ -191,7 +191,7 @@ def test_the_environment_means_the_same_to_everybody() -> None:
     by_shell = on("django-was1", "board-manage", "shell", "-v0", "-c", show)
     file = "--property=EnvironmentFile=/etc/webstack/board/environment"
     by_systemd = on("django-was1", "systemd-run", "--quiet", "--pipe", "--wait", file, "printenv", "BOARD_HARD")
-    entry = "import sys; sys.path.insert(0, '/etc/webstack/board/python'); import webstack_wsgi"
+    entry = "import sys; sys.path.insert(0, '/etc/webstack/board/python'); import webstack_entry"
     python = "/srv/webstack/board/current/venv/bin/python"
     by_entry = on("django-was1", "runuser", "-u", "www-data", "--", python, "-c", f"{entry}; {show}")
     assert (by_shell, by_systemd, by_entry) == (f"{HARD}|", f"{HARD}\n", f"{HARD}|")

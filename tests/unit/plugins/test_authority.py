@@ -364,3 +364,9 @@ def test_roles_ask_before_they_change_anything() -> None:
 def test_the_groups_are_those_of_a_site() -> None:
     site = yaml.safe_load((ROOT / "meta/site_specs.yml").read_text(encoding="utf-8"))
     assert set(action.GROUPS) == set(site["groups"])
+
+
+@pytest.mark.parametrize("off", [False, "false", "no", "0", 0])
+def test_a_role_without_tls_needs_no_authority_however_that_is_written(off: object) -> None:
+    assert not _authority.needed("redis_shard", {"redis_shard_tls_enabled": off})
+    assert _authority.needed("redis_shard", {"redis_shard_tls_enabled": "true"})

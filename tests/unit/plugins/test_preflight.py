@@ -458,6 +458,9 @@ def test_a_text_and_a_boolean_that_mean_the_same_do_not_differ() -> None:
         (60, {"lb1": 60, "lb2": 60}, ""),
         ("600", {"lb1": 600}, ""),
         (30, {}, ""),
+        # Balancers with other applications only.
+        (60, {"lb1": 0, "lb2": 0}, ""),
+        (60, {"lb1": 0, "lb2": 60}, ""),
         (60, {"lb1": 60, "lb2": 600}, "is 60, but the balancers wait 600 s at most"),
         (600, {"lb1": 60}, "is 600, but the balancers wait 60 s at most"),
         ("soon", {"lb1": 60}, ""),

@@ -233,7 +233,7 @@ def test_nobody_else_reads_the_mirrors(make: Any, shop: pathlib.Path, tmp_path: 
     if before:
         folder.mkdir(parents=True)
         folder.chmod(before)
-    result = make(source={"path": str(shop)}, exclude=[".git", "__pycache__"])
+    result = make(source={"type": "git", "url": str(shop)})
     assert folder.stat().st_mode & 0o777 == 0o700
     assert pathlib.Path(result["archive"]).stat().st_mode & 0o777 == 0o600
 
