@@ -233,6 +233,9 @@ def test_nobody_else_reads_the_mirrors(make: Any, shop: pathlib.Path, tmp_path: 
     if before:
         folder.mkdir(parents=True)
         folder.chmod(before)
+    (shop / ".git/HEAD").unlink()
+    (shop / ".git").rmdir()
+    commit(shop)
     result = make(source={"type": "git", "url": str(shop)})
     assert folder.stat().st_mode & 0o777 == 0o700
     assert pathlib.Path(result["archive"]).stat().st_mode & 0o777 == 0o600
