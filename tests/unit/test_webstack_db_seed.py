@@ -330,3 +330,8 @@ def test_the_size_leaves_logs_and_kept_copies_out(host: Host) -> None:
     assert size() == before
     (host.data / "site/a.ibd").write_bytes(b"x" * 100_000)
     assert size() > before
+
+
+def test_socat_takes_an_ipv6_address_in_brackets() -> None:
+    assert db.socat_address("192.0.2.1") == "192.0.2.1"
+    assert db.socat_address("2001:db8::1") == "[2001:db8::1]"
