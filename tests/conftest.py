@@ -1,4 +1,4 @@
-"""Tests marked `quiet` count milliseconds: each has the machine for itself, whatever else is being checked."""
+"""Tests marked `quiet` count milliseconds: none of any other check runs beside them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from turns import turn
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "quiet: counts milliseconds, and has the machine for itself")
+    config.addinivalue_line("markers", "quiet: counts milliseconds, and runs beside no other test")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from xml.etree import ElementTree
 
-from runner import BIN, LOGS, ROOT, Budget, Check, Outcome, Runner, Step
+from runner import BIN, LOGS, ROOT, Budget, Check, Outcome, Runner
 
 BUDGETS = ROOT / "tests/budgets.yml"
 
@@ -40,13 +40,13 @@ def python(*arguments: str) -> list[str]:
 
 
 def single(name: str, *command: str, after: Sequence[str] = ()) -> Check:
-    return Check(name, [Step(command)], after=frozenset(after))
+    return Check(name, command, after=frozenset(after))
 
 
 def pytest(name: str, *arguments: str) -> Check:
     junit = LOGS / f"{name}.xml"
     command = python("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={junit}", *arguments)
-    return Check(name, [Step(command, noisy=False)], junit)
+    return Check(name, command, junit)
 
 
 def shell_scripts() -> list[str]:
@@ -80,16 +80,8 @@ def scenarios() -> list[str]:
 
 
 def molecule(name: str, images: Sequence[str]) -> Check:
-    """`molecule test`, in steps of their own: only the tests themselves let a quiet one have the machine."""
-
-    def step(command: str, noisy: bool = True) -> Step:
-        return Step([str(BIN / "molecule"), command, "--scenario-name", name], noisy)
-
-    # check_sequence of the base configuration holds all that comes between destroy and the tests. With destroy in it
-    # molecule would forget the scenario's folder, and the authority in it, before the tests.
-    steps = [step("destroy"), step("check"), step("verify", noisy=False)]
-    junit = LOGS / f"verify-{name}.xml"
-    return Check(f"molecule-{name}", steps, junit, last=step("destroy"), lab=name, after=frozenset(images))
+    command = [str(BIN / "molecule"), "test", "--scenario-name", name]
+    return Check(f"molecule-{name}", command, LOGS / f"verify-{name}.xml", lab=name, after=frozenset(images))
 
 
 def checks_of(stage: str, images: Sequence[str]) -> list[Check]:
@@ -181,7 +173,7 @@ def report(outcome: Outcome, tally: Tally) -> None:
         if outcome.code != 0:
             why = [f"{check.name}: {outcome.ended}, three times its budget"] if outcome.ended else reasons(check, text)
             tally.reasons += why
-            print("\n".join(f"  command: {shlex.join(step.command)}" for step in check.steps))
+            print(f"  command: {shlex.join(check.command)}")
             print("\n".join(f"  | {line}" for line in text.splitlines()[-120:]), flush=True)
 
 

@@ -15,8 +15,6 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import IO
 
-from turns import turn
-
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
 LOGS = ROOT / ".cache/check"
@@ -25,21 +23,12 @@ MARK = "WEBSTACK_CHECK"
 
 
 @dataclass(frozen=True)
-class Step:
-    command: Sequence[str]
-    # It loads the machine, so it waits for a test that counts milliseconds. What runs pytest does so test by test.
-    noisy: bool = True
-
-
-@dataclass(frozen=True)
 class Check:
-    """Commands in a row, until one fails. It counts as one test beside those in its junit file."""
+    """One command. It counts as one test beside those in its junit file."""
 
     name: str
-    steps: Sequence[Step]
+    command: Sequence[str]
     junit: pathlib.Path | None = None
-    #: Runs at the end in any case.
-    last: Step | None = None
     #: The lab whose hosts work for it.
     lab: str = ""
     #: Names of checks that come first.
@@ -138,19 +127,18 @@ class Run:
             self.check.junit.unlink(missing_ok=True)
         self.counts.write_text("")
         started = time.monotonic()
-        code = 0
         with (LOGS / f"{self.check.name}.log").open("wb") as out:
-            for step in self.check.steps:
-                code = code or self.step(step, out, started + self.limit - time.monotonic())
-            self.hosts.look()
-            if self.check.last is not None:
-                code = self.step(self.check.last, out, 120) or code
+            code = self.step(self.check.command, out, self.limit)
+            if self.ended and self.check.lab:
+                self.step(
+                    [str(BIN / "python"), str(ROOT / "tools/lab.py"), "down", f"--lab={self.check.lab}"], out, 120
+                )
         words = self.counts.read_text().split()
         cpu = self.cpu + self.hosts.seconds()
         wall = time.monotonic() - started
         return Outcome(self.check, code, wall, cpu, words.count("engine"), words.count("play"), self.ended)
 
-    def step(self, step: Step, out: IO[bytes], seconds: float) -> int:
+    def step(self, command: Sequence[str], out: IO[bytes], seconds: float) -> int:
         """Run a command, end it with all that it started when it takes longer; return its exit code."""
         environment = {
             **os.environ,
@@ -162,30 +150,29 @@ class Run:
             "WEBSTACK_COUNTS": str(self.counts),
             MARK: self.mark,
         }
-        with turn(alone=False) if step.noisy else contextlib.nullcontext():
-            process = subprocess.Popen(
-                step.command,
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            started = looked = time.monotonic()
-            while True:
-                # wait4 says what the process and its children cost; Popen would throw that away.
-                pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-                if pid:
-                    break
-                now = time.monotonic()
-                if now > started + seconds and not self.ended:
-                    self.ended = f"ended after {now - started:.0f} s in {step.command[0]}"
-                    end(self.mark)
-                if now > looked + 10:
-                    self.hosts.look()
-                    looked = now
-                time.sleep(0.2)
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        started = looked = time.monotonic()
+        while True:
+            # wait4 says what the process and its children cost; Popen would throw that away.
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            now = time.monotonic()
+            if now > started + seconds and not self.ended:
+                self.ended = f"ended after {now - started:.0f} s"
+                end(self.mark)
+            if now > looked + 10:
+                self.hosts.look()
+                looked = now
+            time.sleep(0.2)
         process.returncode = os.waitstatus_to_exitcode(status)
         self.cpu += usage.ru_utime + usage.ru_stime
         return process.returncode

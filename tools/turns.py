@@ -1,7 +1,7 @@
 """Whose turn it is on this machine: what counts milliseconds runs while nothing else does.
 
-Every test and every noisy step of a check holds its turn with others. A test marked `quiet` waits for all of them to
-end, holds the machine for itself, and lets nobody new begin meanwhile.
+Every test holds its turn with others. One that is marked `quiet` waits for them to end, runs while no other test does,
+and lets none begin meanwhile. Hosts that are being built beside it do not count: that would take minutes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -20,20 +19,18 @@ sys.path.insert(0, str(ROOT / "tools"))
 import changed  # noqa: E402
 import check  # noqa: E402
 import runner  # noqa: E402
-from runner import Budget, Check, Outcome, Runner, Step  # noqa: E402
+from runner import Budget, Check, Outcome, Runner  # noqa: E402
 from turns import turn  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def logs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
     monkeypatch.setattr(runner, "LOGS", tmp_path)
-    # A test holds its own turn already, and these steps are no load.
     yield tmp_path
 
 
-def shell(name: str, *scripts: str, after: tuple[str, ...] = (), last: str = "") -> Check:
-    steps = [Step(["sh", "-c", script], noisy=False) for script in scripts]
-    return Check(name, steps, last=Step(["sh", "-c", last], noisy=False) if last else None, after=frozenset(after))
+def shell(name: str, script: str = "true", after: tuple[str, ...] = ()) -> Check:
+    return Check(name, ["sh", "-c", script], after=frozenset(after))
 
 
 def run(checks: list[Check], budgets: dict[str, Budget] | None = None, lanes: int = 2) -> dict[str, Outcome]:
@@ -106,25 +103,20 @@ def test_the_longest_begins_first_and_each_waits_for_what_it_needs(logs: pathlib
     assert [o.code for o in outcomes.values()] == [0, 0, 0]
 
 
-def test_a_failed_step_ends_the_check_and_the_last_one_runs_all_the_same(logs: pathlib.Path) -> None:
-    outcomes = run([shell("bad", "exit 3", "echo never", last="echo cleaned")])
-    assert outcomes["bad"].code == 3
-    assert (logs / "bad.log").read_text() == "cleaned\n"
-
-
-def test_a_last_step_that_fails_is_a_failure() -> None:
-    assert run([shell("dirty", "true", last="exit 4")])["dirty"].code == 4
+def test_a_failure_is_told(logs: pathlib.Path) -> None:
+    outcome = run([shell("bad", "echo why; exit 3")])["bad"]
+    assert (outcome.code, outcome.ended) == (3, "")
+    assert (logs / "bad.log").read_text() == "why\n"
 
 
 def test_what_takes_three_times_its_budget_is_ended_with_all_it_started(logs: pathlib.Path) -> None:
     # A grandchild in a session of its own, as Ansible's workers are.
     script = f"setsid sh -c 'echo $$ >{logs}/pid; exec sleep 300' & wait"
     started = time.monotonic()
-    outcome = run([shell("hung", script, last="echo cleaned")], {"hung": Budget(0.3, 1)})["hung"]
+    outcome = run([shell("hung", script)], {"hung": Budget(0.3, 1)})["hung"]
     assert time.monotonic() - started < 60
     assert outcome.code != 0
     assert outcome.ended
-    assert "cleaned" in (logs / "hung.log").read_text()
     assert gone((logs / "pid").read_text().strip())
 
 
@@ -243,8 +235,11 @@ def test_a_change_of_the_lab_touches_every_scenario() -> None:
     assert not changed.stages([])
 
 
-def test_the_short_sequence_is_the_long_one_without_tests() -> None:
-    for path in [ROOT / ".config/molecule/config.yml", *ROOT.glob("molecule/*/molecule.yml")]:
-        scenario = yaml.safe_load(path.read_text()).get("scenario")
-        if scenario is not None:
-            assert scenario["test_sequence"] == ["destroy", *scenario["check_sequence"], "verify", "destroy"], path
+def test_the_lab_of_a_check_that_was_ended_is_removed(logs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.HostsCost, "look", lambda _self: None)
+    monkeypatch.setattr(runner, "BIN", logs)
+    (logs / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (logs / "python").chmod(0o755)
+    hung = Check("hung", ["sleep", "300"], lab="some_lab")
+    assert run([hung], {"hung": Budget(0.1, 1)})["hung"].ended
+    assert (logs / "hung.log").read_text() == f"{ROOT}/tools/lab.py down --lab=some_lab\n"

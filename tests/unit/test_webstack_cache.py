@@ -298,6 +298,7 @@ def test_a_host_that_drops_packets_stalls_a_process_for_a_second_at_most(site: S
         each.close()
 
 
+@pytest.mark.quiet
 def test_one_probe_each_quarter_of_a_second_until_nobody_calls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "IDLE_SECONDS", 1.2)
     site.write(sentinels=[])
@@ -502,6 +503,7 @@ def test_a_lost_write_is_forgotten_also_where_nobody_calls_any_more(
     until(lambda: direct(site.servers["redis1"]).dbsize() == 0)
 
 
+@pytest.mark.quiet
 def test_reads_wait_after_an_outage_until_every_process_has_forgotten(site: Site) -> None:
     cache = site.cache()
     key = keys_of(cache, "redis1")[0]
@@ -857,6 +859,7 @@ def test_a_process_that_begins_after_a_fail_over_waits_as_well(late: Late) -> No
     assert begins.get(late.key) is None
 
 
+@pytest.mark.quiet
 def test_a_shard_is_emptied_where_a_process_stays_silent(
     late: Late, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -867,7 +870,7 @@ def test_a_shard_is_emptied_where_a_process_stays_silent(
     waited = until(lambda: late.reader.get(late.key, "missing") != "missing" or direct(late.heir).dbsize() == 0)
     assert 0.8 < waited < 2
     assert late.reader.get(late.key) is None
-    assert "shard redis2 is emptied" in caplog.text
+    until(lambda: "shard redis2 is emptied" in caplog.text)
     # Once, and for good: the next one has nobody to wait for.
     until(lambda: (late.reader.set(late.key, "newer"), late.reader.get(late.key))[1] == "newer")
     late.turn.set()
@@ -1204,6 +1207,7 @@ def test_reads_survive_the_master(site: Site) -> None:
     until(lambda: cache.get(key) == 3)
 
 
+@pytest.mark.quiet
 def test_reads_fall_back_to_the_master(site: Site) -> None:
     replica = site.replica("redis1")
     site.write(**ring({**site.content()["shards"], "redis1": [site.servers["redis1"].address, replica.address]}))
