@@ -422,6 +422,7 @@ def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down
     assert int(back_up("--allow-primary", host=PRIMARY)["bytes"]) < 100_000_000
 
     subprocess.run(["docker", "start", REPLICA], check=True, capture_output=True)
+    on(REPLICA, "until systemctl is-system-running --wait 2>&1 | grep -qE 'running|degraded'; do sleep 0.2; done")
     on(REPLICA, "systemctl enable webstack-db mariadb && systemctl start webstack-db")
     done = play(
         "backup_slave", "-e", f"host={REPLICA}", "-e", "mysql_replication_reseed=true", book="playbooks/reseed.yml"

@@ -283,8 +283,8 @@ def test_a_primary_alone_waits_for_its_replica() -> None:
 
 
 def swap(old: str, new: str) -> None:
-    """The two roles change by hand, in SQL."""
-    sql(old, "SET GLOBAL read_only = 1")
+    """The two roles change by hand, as the README says."""
+    on(old, "webstack-db", "close")
     position = sql(old, "SELECT @@gtid_binlog_pos")[0][0]
     assert sql(new, f"SELECT MASTER_GTID_WAIT('{position}', 10)")[0] == ["0"]
     sql(new, "STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = 0")
