@@ -139,6 +139,12 @@ def test_cost_is_counted(logs: pathlib.Path) -> None:
     assert (outcome.engine_calls, outcome.plays) == (1, 1)
 
 
+def test_the_unit_tests_begin_by_themselves() -> None:
+    checks = check.unit_first([shell("lint"), shell("unit"), shell("images", after=("engine",))])
+    assert {c.name: set(c.after) for c in checks} == {"lint": {"unit"}, "unit": set(), "images": {"engine", "unit"}}
+    assert check.unit_first([shell("lint")]) == [shell("lint")]
+
+
 def test_every_check_has_a_budget_and_together_they_take_less_than_forty_minutes() -> None:
     names = {c.name for stage in check.STAGES for c in check.checks_of(stage, [])}
     budgets = check.budgets()
