@@ -236,14 +236,15 @@ def test_a_release_that_does_not_load_gets_no_request() -> None:
 def strict() -> Iterator[str]:
     """What sudo and a login may do to every module: a umask, and an environment that is somebody's own."""
     path = "/root/strict-python"
-    for name, umask in (("django-was1", "077"), ("django-was2", "027")):
+    umasks = {"django-was1": "077", "django-was2": "027", "django-client": "027"}
+    for name, umask in umasks.items():
         lines = [f"umask {umask}", "export HOME=/nonexistent LANG=C LC_ALL=C TZ=Asia/Tokyo PIP_TARGET=/root/elsewhere"]
         script = "\n".join(["#!/bin/sh", *lines, 'exec /usr/bin/python3 "$@"'])
         on(name, "sh", "-c", f"printf '%s\\n' '{script}' > {path} && chmod 755 {path}")
     before = os.umask(0o077)  # the controller's too
     yield path
     os.umask(before)
-    for name in SERVERS:
+    for name in umasks:
         on(name, "rm", path)
 
 
