@@ -23,7 +23,7 @@ demo-down: ## remove the demo without a trace
 	@tools/demo.sh down
 
 .PHONY: test
-test: setup ## every check, fast ones first (some 50 minutes)
+test: setup ## every check, the longest first
 	@.venv/bin/python tools/check.py
 
 .PHONY: lint
@@ -33,6 +33,18 @@ lint: setup ## only the linters
 .PHONY: unit
 unit: setup ## only the unit tests
 	@.venv/bin/python tools/check.py unit
+
+.PHONY: try
+try: setup engine ## one scenario whose hosts stay: make try S=was_django K=release
+	@tools/try.sh "$(S)" "$(K)"
+
+.PHONY: drop
+drop: setup engine ## remove the hosts of a scenario: make drop S=was_django
+	@tools/try.sh drop "$(S)"
+
+.PHONY: changed
+changed: setup ## what the changes since main can touch: linters, unit tests, scenarios
+	@stages=$$(.venv/bin/python tools/changed.py) && { [ -z "$$stages" ] || .venv/bin/python tools/check.py $$stages; }
 
 .PHONY: molecule
 molecule: setup ## one scenario: make molecule S=lb_nginx
@@ -46,7 +58,7 @@ bench: setup engine ## the benchmarks (long); one of them: make bench B=cache
 
 .PHONY: chaos
 chaos: setup ## every fault of the cache tier, five rounds each, as a table: make chaos ROUNDS=3
-	@CACHE_FAULT_ROUNDS=$(or $(ROUNDS),5) .venv/bin/python tools/check.py images molecule:cache_faults; code=$$?; \
+	@CACHE_FAULT_HOGS=0 CACHE_FAULT_ROUNDS=$(or $(ROUNDS),5) .venv/bin/python tools/check.py images molecule:cache_faults; code=$$?; \
 	    grep -o '| .* |$$' .cache/check/molecule-cache_faults.log | sort -u -k 2,2; exit $$code
 
 .PHONY: docs

@@ -1,54 +1,37 @@
 #!/usr/bin/env python3
-"""Run the checks, fast ones first, two at a time but for those that count milliseconds; end with `N passed, N failed`.
+"""Run the checks, the longest first and two at a time; end with `N passed, N failed`.
 
-  tools/check.py                 everything
-  tools/check.py lint unit       some stages
+  tools/check.py                     everything
+  tools/check.py lint unit           some stages
   tools/check.py molecule:lb_nginx   one scenario
 
-Full output of each check: .cache/check/<check>.log; shown at once for what fails.
+Full output of each check: .cache/check/<check>.log; shown at once for what fails. What each check may cost stands in
+tests/budgets.yml: one that takes three times as long is ended.
 """
 
 from __future__ import annotations
 
-import os
 import pathlib
 import shlex
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from xml.etree import ElementTree
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-BIN = ROOT / ".venv/bin"
-LOGS = ROOT / ".cache/check"
+from runner import BIN, LOGS, ROOT, Budget, Check, Outcome, Runner
 
-# Scenarios that wait for their hosts most of the time and whose tests tell no milliseconds.
-PATIENT = {"backup_slave", "cache_engines", "lb_tls", "mysql_replication", "shared_media", "was_django"}
+BUDGETS = ROOT / "tests/budgets.yml"
 
 
 @dataclass
-class Check:
-    """One command. It counts as one test, or as many as the junit file that it writes says."""
-
-    name: str
-    command: list[str]
-    junit: pathlib.Path | None = None
-    # It counts milliseconds, and wants the machine for itself.
-    alone: bool = False
-
-
-@dataclass
-class Result:
+class Tally:
     passed: int = 0
     failed: int = 0
-    seconds: dict[str, float] = field(default_factory=dict)
+    outcomes: list[Outcome] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
-    running: set[subprocess.Popen[bytes]] = field(default_factory=set)
-    interrupted: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
@@ -56,22 +39,14 @@ def python(*arguments: str) -> list[str]:
     return [str(BIN / "python"), *arguments]
 
 
-def pytest(name: str, *paths: str, alone: bool = False) -> Check:
+def single(name: str, *command: str, after: Sequence[str] = ()) -> Check:
+    return Check(name, command, after=frozenset(after))
+
+
+def pytest(name: str, *arguments: str) -> Check:
     junit = LOGS / f"{name}.xml"
-    return Check(
-        name,
-        python(
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            f"--junit-xml={junit}",
-            *paths,
-        ),
-        junit,
-        alone,
-    )
+    command = python("-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={junit}", *arguments)
+    return Check(name, command, junit)
 
 
 def shell_scripts() -> list[str]:
@@ -89,67 +64,59 @@ def shell_scripts() -> list[str]:
 
 def lint() -> list[Check]:
     return [
-        Check("ruff", [str(BIN / "ruff"), "check", "."]),
-        Check("ruff-format", [str(BIN / "ruff"), "format", "--check", "."]),
-        Check("mypy", [str(BIN / "mypy")]),
-        Check("yamllint", [str(BIN / "yamllint"), "--strict", "."]),
-        Check("shellcheck", [str(BIN / "shellcheck"), *shell_scripts()]),
-        Check("role-docs", python("tools/role_docs.py", "--check")),
-        Check("changelog", [str(BIN / "antsibull-changelog"), "lint"]),
-        Check(
-            "ansible-lint",
-            [str(BIN / "ansible-lint"), "--offline", "--profile=production"],
-        ),
+        single("ruff", str(BIN / "ruff"), "check", "."),
+        single("ruff-format", str(BIN / "ruff"), "format", "--check", "."),
+        single("mypy", str(BIN / "mypy")),
+        single("yamllint", str(BIN / "yamllint"), "--strict", "."),
+        single("shellcheck", str(BIN / "shellcheck"), *shell_scripts()),
+        single("role-docs", *python("tools/role_docs.py", "--check")),
+        single("changelog", str(BIN / "antsibull-changelog"), "lint"),
+        single("ansible-lint", str(BIN / "ansible-lint"), "--offline", "--profile=production"),
     ]
 
 
 def scenarios() -> list[str]:
-    """Every scenario, the full site last."""
-    names = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
-    return sorted(names, key=lambda name: name == "default")
+    return sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
 
 
-def molecule(name: str) -> list[Check]:
-    junit = LOGS / f"verify-{name}.xml"
-    return [
-        Check(
-            f"molecule-{name}",
-            [str(BIN / "molecule"), "test", "--scenario-name", name],
-            junit,
-            alone=name not in PATIENT,
-        )
-    ]
+def molecule(name: str, images: Sequence[str]) -> Check:
+    command = [str(BIN / "molecule"), "test", "--scenario-name", name]
+    return Check(f"molecule-{name}", command, LOGS / f"verify-{name}.xml", lab=name, after=frozenset(images))
 
 
-def stage(name: str) -> list[Check]:
-    word, _, part = name.partition(":")
+def checks_of(stage: str, images: Sequence[str]) -> list[Check]:
+    """The checks of a stage; `images` are the names of those that make the lab's images, if they run too."""
+    word, _, part = stage.partition(":")
     if word == "lint":
         return lint()
     if word == "unit":
-        return [pytest("unit", "tests/unit", alone=True)]
-    if word == "equality":
-        return [pytest("equality", "tests/equality")]
-    if word == "integration":
-        return [pytest("integration", "tests/integration")]
+        return [pytest("unit", "-n", "2", "tests/unit")]
+    if word in ("equality", "integration"):
+        return [pytest(word, f"tests/{word}")]
     if word == "sanity":
-        return [Check("sanity", ["bash", "tools/sanity.sh"])]
+        return [single("sanity", "bash", "tools/sanity.sh")]
     if word == "images":
         return [
-            Check("engine", ["bash", "tools/engine.sh"]),
-            Check("images", python("tools/lab.py", "image", "lean", "warm")),
+            single("engine", "bash", "tools/engine.sh"),
+            single("images", *python("tools/lab.py", "image", "lean", "warm"), after=["engine"]),
         ]
     if word == "django":
         return [
-            Check("django-suite", python("tests/django_suite/run.py")),
-            Check("bench-cache", python("tests/bench/bench_cache.py", "--short"), alone=True),
+            single("django-suite", *python("tests/django_suite/run.py"), after=images),
+            single("bench-cache", *python("tests/bench/bench_cache.py", "--short")),
         ]
     if word == "molecule":
-        return [check for scenario in ([part] if part else scenarios()) for check in molecule(scenario)]
-    raise SystemExit(f"check: no stage {name!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")
+        return [molecule(name, images) for name in ([part] if part else scenarios())]
+    raise SystemExit(f"check: no stage {stage!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")
 
 
-STAGES = ["lint", "unit", "equality", "integration", "sanity", "images", "django", "molecule"]
-NEED_IMAGES = {"django", "molecule"}
+STAGES = ["images", "molecule", "unit", "sanity", "integration", "django", "equality", "lint"]
+
+
+def budgets() -> dict[str, Budget]:
+    import yaml
+
+    return {name: Budget(**cost) for name, cost in yaml.safe_load(BUDGETS.read_text()).items()}
 
 
 def counts(check: Check, code: int) -> tuple[int, int]:
@@ -179,99 +146,76 @@ def reasons(check: Check, log: str) -> list[str]:
     return found
 
 
-def run(check: Check, result: Result) -> None:
-    if result.interrupted.is_set():
-        return
-    log = LOGS / f"{check.name}.log"
-    if check.junit is not None:
-        check.junit.unlink(missing_ok=True)
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "ANSIBLE_HOME": str(ROOT / ".cache/ansible"),
-        "PY_COLORS": "0",
-        "ANSIBLE_FORCE_COLOR": "0",
-        "PYTHONUNBUFFERED": "1",
-    }
-    started = time.monotonic()
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            check.command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
+def unit_first(checks: Sequence[Check]) -> list[Check]:
+    """The unit tests begin, by themselves: they fill both cores, many count milliseconds, and they say most soonest."""
+    if not any(check.name == "unit" for check in checks):
+        return list(checks)
+    return [check if check.name == "unit" else replace(check, after=check.after | {"unit"}) for check in checks]
+
+
+def slowest(junit: pathlib.Path | None, most: int = 5) -> list[str]:
+    """The tests that took longest, those of a second and more."""
+    if junit is None or not junit.is_file():
+        return []
+    cases = [(float(c.get("time", 0)), c.get("name", "")) for c in ElementTree.parse(junit).getroot().iter("testcase")]
+    return [f"{name} {seconds:.0f} s" for seconds, name in sorted(cases, reverse=True)[:most] if seconds >= 1]
+
+
+def report(outcome: Outcome, tally: Tally) -> None:
+    check = outcome.check
+    text = (LOGS / f"{check.name}.log").read_text(errors="replace")
+    passed, failed = counts(check, outcome.code)
+    with tally.lock:
+        tally.passed += passed
+        tally.failed += failed
+        tally.outcomes.append(outcome)
+        word = "ok" if outcome.code == 0 else "FAILED"
+        print(
+            f"check: {check.name:<30} {word:<7}{passed:>4} passed {failed:>3} failed {outcome.wall:>6.1f} s,"
+            f" CPU {outcome.cpu:>6.1f} s, {outcome.engine_calls} engine calls, {outcome.plays} plays",
+            flush=True,
         )
-        result.running.add(process)
-        code = process.wait()
-        result.running.discard(process)
-    if result.interrupted.is_set():
-        return
-    seconds = time.monotonic() - started
-    text = log.read_text(errors="replace")
-    passed, failed = counts(check, code)
-    with result.lock:
-        result.passed += passed
-        result.failed += failed
-        result.seconds[check.name] = seconds
-        word = "ok" if code == 0 else "FAILED"
-        print(f"check: {check.name:<28} {word:<7} {passed:>4} passed {failed:>3} failed {seconds:>7.1f} s", flush=True)
-        if code != 0:
-            result.reasons += reasons(check, text)
+        if longest := slowest(check.junit):
+            print(f"         slowest: {', '.join(longest)}", flush=True)
+        if outcome.code != 0:
+            why = [f"{check.name}: {outcome.ended}, three times its budget"] if outcome.ended else reasons(check, text)
+            tally.reasons += why
             print(f"  command: {shlex.join(check.command)}")
             print("\n".join(f"  | {line}" for line in text.splitlines()[-120:]), flush=True)
 
 
-def in_lanes(lanes: int, rows: Iterable[Sequence[Check]], result: Result) -> None:
-    """Run that many rows of checks at a time, each in its order."""
-
-    def run_row(row: Sequence[Check]) -> None:
-        for check in row:
-            run(check, result)
-
-    with ThreadPoolExecutor(lanes) as pool:
-        try:
-            for future in [pool.submit(run_row, row) for row in rows]:
-                future.result()
-        except KeyboardInterrupt:
-            result.interrupted.set()
-            for process in list(result.running):
-                process.terminate()
-            raise
+def over_budget(outcomes: Sequence[Outcome], allowed: dict[str, Budget]) -> list[str]:
+    """One line for each check that cost a third more CPU than its budget, and a little more than noise."""
+    return [
+        f"{o.check.name}: CPU {o.cpu:.0f} s, its budget is {allowed[o.check.name].cpu:g} s"
+        for o in outcomes
+        if o.check.name in allowed and o.cpu > max(1.3 * allowed[o.check.name].cpu, allowed[o.check.name].cpu + 5)
+    ]
 
 
 def main(names: list[str]) -> int:
     LOGS.mkdir(parents=True, exist_ok=True)
+    stages = names or STAGES
+    images = [check.name for check in checks_of("images", [])] if "images" in stages else []
     # A wrong name is refused before anything runs.
-    stages = {name: stage(name) for name in names or STAGES}
-    result = Result()
+    checks = unit_first([check for stage in stages for check in checks_of(stage, images)])
+    allowed = budgets()
+    tally = Tally()
     started = time.monotonic()
-    images = stages.pop("images", [])
-    fast: list[Check] = []
-    slow: list[Check] = []
-    for name, checks in stages.items():
-        (slow if name.partition(":")[0] in NEED_IMAGES else fast).extend(checks)
     try:
-        # Images take a minute of waiting for packages.
-        in_lanes(2, [images, *([check] for check in fast if not check.alone)], result)
-        in_lanes(1, [[check] for check in fast if check.alone], result)
-        in_lanes(2, [[check] for check in slow if not check.alone], result)
-        in_lanes(1, [[check] for check in slow if check.alone], result)
+        Runner(allowed, lambda outcome: report(outcome, tally))(checks)
     except KeyboardInterrupt:
-        print(
-            "\ncheck: interrupted; 'make test' runs again, 'make clean' removes what was left",
-            file=sys.stderr,
-        )
+        print("\ncheck: interrupted; 'make test' runs again, 'make clean' removes what was left", file=sys.stderr)
         return 130
-    print(f"\ncheck: {(time.monotonic() - started) / 60:.1f} minutes; the slowest:")
-    for name, seconds in sorted(result.seconds.items(), key=lambda item: -item[1])[:8]:
-        print(f"  {name:<28} {seconds:>7.1f} s")
-    if result.reasons:
+    minutes, cpu = (time.monotonic() - started) / 60, sum(o.cpu for o in tally.outcomes) / 60
+    print(f"\ncheck: {minutes:.1f} minutes, {cpu:.1f} of CPU")
+    for line in over_budget(tally.outcomes, allowed):
+        print(f"check: over its budget: {line}")
+    if tally.reasons:
         print("\ncheck: what failed:")
-        print("\n".join(f"  {reason}" for reason in result.reasons))
-    print(f"\n{result.passed} passed, {result.failed} failed")
-    return 1 if result.failed else 0
+        print("\n".join(f"  {reason}" for reason in tally.reasons))
+    print(f"\n{tally.passed} passed, {tally.failed} failed")
+    return 1 if tally.failed else 0
 
 
 if __name__ == "__main__":

@@ -50,12 +50,13 @@ start() {
         mkdir -p "$state"
         forget "$pidfile" dockerd
         forget /var/run/docker/containerd/containerd.pid containerd
+        # The engine outlives the check that starts it, and a check ends whatever carries its mark.
         # On a cgroup-v1 or hybrid machine systemd in containers needs a v2 view: the engine gets one of its own.
         if [ "$(stat -fc %T /sys/fs/cgroup)" = cgroup2fs ]; then
-            setsid dockerd --pidfile "$pidfile" >"$log" 2>&1 </dev/null &
+            setsid env -u WEBSTACK_CHECK dockerd --pidfile "$pidfile" >"$log" 2>&1 </dev/null &
         else
             # shellcheck disable=SC2016  # expanded by the inner shell, on purpose
-            setsid unshare --mount --propagation private sh -c \
+            setsid env -u WEBSTACK_CHECK unshare --mount --propagation private sh -c \
                 'umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec dockerd --pidfile "$1"' \
                 sh "$pidfile" >"$log" 2>&1 </dev/null &
         fi

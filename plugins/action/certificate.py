@@ -4,91 +4,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
-from ansible_collections.webstack.ha.plugins.module_utils import _pki
+from ansible_collections.webstack.ha.plugins.module_utils import _pki, _pki_store
+from ansible_collections.webstack.ha.plugins.module_utils._pki_store import Store
 
 OPTIONS = frozenset({"directory", "name", "dns", "addresses", "days", "renew_days"})
-
-
-class Store:
-    """The directory with the authority and the certificates that it issued."""
-
-    def __init__(self, directory: str, writable: bool) -> None:
-        self.directory = directory
-        self.writable = writable
-        self.changed = False
-        self.reasons: list[str] = []
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep the forks of other hosts, and other runs, out."""
-        if self.writable:
-            os.makedirs(os.path.dirname(self.directory), exist_ok=True)
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.directory, 0o700)
-        try:
-            # The directory itself is the lock, so that nothing is left lying about.
-            handle = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            yield
-            return
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if self.writable else fcntl.LOCK_SH)
-            if self.writable and stat.S_IMODE(os.fstat(handle).st_mode) & 0o077:
-                os.fchmod(handle, 0o700)
-                self.changed = True
-                self.reasons.append(f"{self.directory} was open to others")
-            yield
-        finally:
-            os.close(handle)
-
-    def path(self, name: str, suffix: str) -> str:
-        return os.path.join(self.directory, f"{name}.{suffix}")
-
-    def read(self, name: str) -> _pki.Pair | None:
-        """Return a stored pair; None when neither file is there."""
-        found: dict[str, bytes] = {}
-        for suffix in ("crt", "key"):
-            try:
-                with open(self.path(name, suffix), "rb") as file:
-                    found[suffix] = file.read()
-            except FileNotFoundError:
-                continue
-        if not found:
-            return None
-        for suffix, other in (("crt", "key"), ("key", "crt")):
-            if suffix not in found:
-                raise ValueError(f"{self.path(name, suffix)} is missing beside {self.path(name, other)}")
-        return _pki.load(found["crt"], found["key"], self.path(name, "crt"), self.path(name, "key"))
-
-    def write(self, name: str, pair: _pki.Pair, reason: str) -> None:
-        """Keep a pair; without the right to write only take note of it."""
-        self.changed = True
-        self.reasons.append(f"{name}: {reason}")
-        if not self.writable:
-            return
-        for suffix, text, mode in (("key", pair.key_pem, 0o600), ("crt", pair.certificate_pem, 0o644)):
-            copy = self.path(f".{name}.{os.getpid()}", suffix)
-            handle = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-            try:
-                with os.fdopen(handle, "w", encoding="ascii") as file:
-                    os.fchmod(handle, mode)
-                    file.write(text)
-                    file.flush()
-                    os.fsync(handle)
-                os.rename(copy, self.path(name, suffix))
-            except OSError:
-                with contextlib.suppress(OSError):
-                    os.unlink(copy)
-                raise
 
 
 def provide(store: Store, name: str | None, wanted: frozenset[str], days: int, renew_days: int) -> dict[str, Any]:
@@ -157,8 +81,9 @@ class ActionModule(ActionBase):
             if not _pki.available():
                 raise ValueError("the Python library cryptography is missing on the controller")
             directory = args.get("directory")
-            if not isinstance(directory, str) or not directory.strip():
-                raise ValueError(f"directory: expected the name of a directory on the controller, got {directory!r}")
+            error = _pki_store.directory_error(directory)
+            if error:
+                raise ValueError(f"directory: {error}")
             name = args.get("name")
             if name is not None:
                 name = _pki.check_name(str(name))
@@ -169,10 +94,7 @@ class ActionModule(ActionBase):
                 wanted = _pki.alternative_names([name], [])
             days = _days(args.get("days") or 825, "days", 1, _pki.MAX_DAYS)
             renew_days = _days(args.get("renew_days", 30), "renew_days", 0, days - 1)
-            store = Store(
-                os.path.abspath(self._loader.path_dwim(os.path.expanduser(directory))),
-                writable=not self._task.check_mode,
-            )
+            store = Store(_pki_store.absolute(directory), writable=not self._task.check_mode)
             result.update(provide(store, name, wanted, days, renew_days))
         except (ValueError, OSError) as exc:
             raise AnsibleActionFail(f"webstack.ha.certificate: {exc}") from exc

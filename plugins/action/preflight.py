@@ -12,8 +12,15 @@ from typing import Any
 from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.plugins.action import ActionBase
-from ansible.template import Templar
-from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout, _site_checks
+from ansible.template import Templar, trust_as_template
+from ansible_collections.webstack.ha.plugins.module_utils import (
+    _authority,
+    _balancer_sites,
+    _pki_store,
+    _settings,
+    _shard_layout,
+    _site_checks,
+)
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
 
 #: How Ansible says that a variable is absent.
@@ -102,14 +109,21 @@ class ActionModule(ActionBase):
         variables = task_vars or {}
         _validated, arguments = self.validate_argument_spec(
             argument_spec={
-                "check": {"type": "str", "default": "inventory", "choices": ["inventory", "hosts"]},
+                "check": {"type": "str", "default": "inventory", "choices": ["inventory", "hosts", "authority"]},
                 "answers": {"type": "str", "default": "__webstack_preflight"},
+                "role": {"type": "str"},
             }
         )
         head = ""
         if arguments["check"] == "hosts":
             head = "not every host can be managed"
             problems = self._check_hosts(variables, arguments["answers"])
+            count = len(variables["ansible_play_hosts_all"])
+        elif arguments["check"] == "authority":
+            head = "the internal authority is not the one of the hosts"
+            role = arguments["role"]
+            inventory = None if role else Inventory(self.collection, self._loader, variables)
+            problems = Authority(self._loader, variables, arguments["answers"], role, inventory).problems()
             count = len(variables["ansible_play_hosts_all"])
         else:
             missing = _site_checks.missing_library()
@@ -134,6 +148,103 @@ class ActionModule(ActionBase):
                 continue  # a host of the inventory, but of no group of ours
             problems.extend(_site_checks.check_host(host, answer))
         return problems
+
+
+class Authority:
+    """The authority on the controller, beside what the hosts said that they carry."""
+
+    def __init__(
+        self, loader: Any, task_vars: Mapping[str, Any], answers: str, role: str | None, inventory: Inventory | None
+    ) -> None:
+        self._loader = loader
+        self._hostvars = task_vars["hostvars"]
+        self._me = task_vars["inventory_hostname"]
+        self._role = role
+        self._carried: list[_authority.Carried] = []
+        self._unasked: dict[str, str] = {}
+        #: Host -> role -> directory, of those who need one. Without a role the whole site is meant.
+        self._used = inventory.directories()[0] if inventory else {}
+        here = {host: _raw(self._hostvars, host).get(answers) for host in task_vars["ansible_play_hosts_all"]}
+        # The hosts that this play leaves out were asked in a loop, if at all; the later answer counts.
+        loops = [_raw(self._hostvars, host).get(f"{answers}_elsewhere") or {} for host in here]
+        answered = [one for loop in loops for one in loop.get("results") or () if not one.get("skipped")]
+        elsewhere = {one["__webstack_host"]: one for one in answered}
+        for host, answer in {**here, **elsewhere}.items():
+            self._take(host, answer or {})
+
+    def _take(self, host: str, answer: Mapping[str, Any]) -> None:
+        """Keep what a host said, or why it said nothing."""
+        if answer.get("skipped"):
+            return  # a host of the inventory, but of no group of ours
+        if "carried" not in answer:
+            self._unasked[host] = " ".join(str(answer.get("msg") or "it was not reached").split())
+            return
+        if self._role and "directory" in answer:
+            self._used[host] = {self._role: _authority.Directory(answer["directory"])}
+        self._carried.extend(
+            _authority.Carried(host, one["role"], one["path"], one["authority"]) for one in answer["carried"]
+        )
+        if answer["unreadable"]:
+            self._unasked[host] = ", ".join(f"{path}: {why}" for path, why in sorted(answer["unreadable"].items()))
+
+    def problems(self) -> list[Problem]:
+        """Return what is refused: no directory, two of them, or another authority than a host carries."""
+        problems = self._of_one_role() if self._role else []
+        if problems:
+            return problems
+        paths: dict[str, str] = {}
+        for roles in self._used.values():
+            for role, found in roles.items():
+                paths.setdefault(
+                    found.path, _authority.SITE_VARIABLE if found.is_default else _authority.variable(role)
+                )
+        hosts = dict.fromkeys([self._me, *self._used, *(one.host for one in self._carried)])
+        may_replace = {one for host in hosts for one in _authority.replaced(self._value(host, _authority.REPLACES))}
+        for path, name in sorted(paths.items()):
+            carried = [one for one in self._carried if self._directory(one.host, one.role) == path]
+            unasked = {
+                host: why
+                for host, why in self._unasked.items()
+                if any(found.path == path for found in self._used.get(host, {}).values())
+                # Of the hosts of other plays, one role alone does not know what they need.
+                or (self._role and host not in self._used)
+            }
+            problems.extend(_authority.check(path, _pki_store.look(path), carried, unasked, may_replace, name=name))
+        return list(dict.fromkeys(problems))
+
+    def _of_one_role(self) -> list[Problem]:
+        """Return what is wrong with the directory of the role that asks, and put the clean names in its place."""
+        role = str(self._role)
+        problems = []
+        for host, roles in self._used.items():
+            error = _pki_store.directory_error(roles[role].path)
+            if error:
+                problems.append(Problem(host, _authority.variable(role), error))
+            else:
+                is_default = _authority.variable(role) not in _raw(self._hostvars, host)
+                roles[role] = _authority.Directory(_pki_store.absolute(roles[role].path), is_default)
+        return problems or _authority.check_directories(self._used)
+
+    def _directory(self, host: str, role: str) -> str | None:
+        """Return where a role of a host has its authority, None where that is not known or where it has none."""
+        if role in self._used.get(host, {}):
+            return self._used[host][role].path
+        if not self._role:
+            return None  # a file that a role left behind
+        found = self._value(host, _authority.variable(role))
+        if found is None:
+            found = self._template(host, trust_as_template(_authority.DEFAULT))
+        return None if _pki_store.directory_error(found) else _pki_store.absolute(found)
+
+    def _value(self, host: str, name: str) -> Any:
+        raw = _raw(self._hostvars, host)
+        return self._template(host, raw[name]) if name in raw else None
+
+    def _template(self, host: str, expression: Any) -> Any:
+        try:
+            return Templar(loader=self._loader, variables=_raw(self._hostvars, host)).template(expression)
+        except AnsibleError:
+            return None  # refused elsewhere, by name
 
 
 class Inventory:
@@ -200,13 +311,13 @@ class Inventory:
                 if option in self.host(name).variables and option not in settings[name]
             )
             found.extend(errors)
-        # A site-wide True comes from the inventory or, as a text, from the command line.
-        allow_single = any(str(own.get("webstack_allow_single")).lower() == "true" for own in settings.values())
+        allow_single = any(_site_checks.boolean(own.get("webstack_allow_single")) for own in settings.values())
         found.extend(_site_checks.check_groups(self.site, self.groups, allow_single))
         if self._no_sentinels and self.groups.get("redis") and not self.groups.get("sentinel"):
             found.append(Problem("", "group redis", self._no_sentinels))
         found.extend(_site_checks.check_settings(self.site, self.groups, settings, failed))
         found.extend(_site_checks.check_addresses(self.site, self.groups, settings))
+        found.extend(self._authority())
         found.extend(self._unknown())
         for name in self.checked:
             host = self.host(name)
@@ -214,6 +325,31 @@ class Inventory:
             found.extend(problem for problem in self._inputs(host) if not host.derived(problem.variable, blamed))
         found.extend(self._between())
         return _site_checks.only_first(found)
+
+    def directories(self) -> tuple[dict[str, dict[str, _authority.Directory]], list[Problem]]:
+        """Return where each role that needs the internal authority has it, on each host, and what is no directory."""
+        used: dict[str, dict[str, _authority.Directory]] = {}
+        problems = []
+        for name in _site_checks.members(self.site, self.groups):
+            host = self.host(name)
+            for role in (role.name for role in host.roles if role.name in _authority.FILES):
+                variable = _authority.variable(role)
+                values, _errors = self._template(host, [variable, *_authority.NEEDS[role]])
+                if variable not in values or not _authority.needed(role, values):
+                    continue
+                is_default = variable not in host.own
+                error = _pki_store.directory_error(values[variable])
+                if error:
+                    problems.append(Problem(name, _authority.SITE_VARIABLE if is_default else variable, error))
+                    continue
+                where = _authority.Directory(_pki_store.absolute(values[variable]), is_default)
+                used.setdefault(name, {})[role] = where
+        return used, problems
+
+    def _authority(self) -> list[Problem]:
+        """Check the directories of the internal authority: paths of the controller, and one for the site."""
+        used, problems = self.directories()
+        return problems or _authority.check_directories(used)
 
     def _unknown(self) -> Iterable[Problem]:
         unusual: set[str] = set()
@@ -263,6 +399,9 @@ class Inventory:
             if name in everything:
                 yield from _site_checks.check_range(host.name, name, everything[name], lowest, highest)
         yield from _site_checks.check_required_if(host.name, self.site.required_if, everything, self.site.secrets)
+        for name, dialect in _settings.FREE_FORM.items():
+            if isinstance(everything.get(name), Mapping):
+                yield from _free_form(host.name, name, everything[name], dialect)
         roles = {role.name for role in host.roles}
         if "redis_shard" in roles:
             yield from _shard_problems(host.name, everything)
@@ -284,6 +423,11 @@ class Inventory:
         if kind:
             yield Problem(host.name, name, kind)
             return
+        if name.endswith("_directory") and str(spec.get("default")).startswith("/"):
+            wrong = _site_checks.directory_error(value)
+            if wrong:
+                yield Problem(host.name, name, wrong)
+                return
         messages = _validate(name, spec, value)
         if messages:
             words = [_site_checks.plain_words(message, name, spec, secret) for message in messages]
@@ -299,6 +443,25 @@ class Inventory:
             hosts = list(self.groups.get(group, ()))
             values = {host: self._template(self.host(host), [name])[0] for host in hosts}
             yield from check(name, hosts, values)
+        yield from self._waits()
+
+    def _waits(self) -> Iterable[Problem]:
+        """Compare how long an application may take with how long the balancers wait; what is no number is reported."""
+        names = ("backend_read_timeout_seconds", "locations", "sites", "backends")
+        balancers = {
+            name: self._template(self.host(name), [f"lb_nginx_{word}" for word in names])[0]
+            for name in self.groups.get("lb", ())
+        }
+        for name in self.groups.get("was", ()):
+            own = self._template(self.host(name), ["was_django_request_timeout_seconds", "was_django_port"])[0]
+            try:
+                waits = {
+                    balancer: _balancer_sites.longest_wait(values, own["was_django_port"])
+                    for balancer, values in balancers.items()
+                }
+            except (AttributeError, KeyError, TypeError, ValueError):
+                return
+            yield from _site_checks.check_wait(name, own.get("was_django_request_timeout_seconds"), waits)
 
 
 def _sentinels(groups: Mapping[str, Sequence[str]], engine: str) -> tuple[set[str], str | None]:
@@ -320,6 +483,13 @@ def _shard_problems(host: str, values: Mapping[str, Any]) -> Iterable[Problem]:
     except (AttributeError, KeyError, TypeError, ValueError):
         return
     yield from (Problem(host, variable, reason) for variable, reason in found)
+
+
+def _free_form(host: str, name: str, value: Mapping[str, Any], dialect: str) -> Iterable[Problem]:
+    """Check the settings of an input that belongs to somebody else's configuration."""
+    found = [message.removeprefix(name) for message in _settings.problems(value, name, dialect)]
+    if found:
+        yield Problem(host, name, "; ".join(message.removeprefix(".") for message in found))
 
 
 def _undefined(error: BaseException) -> str | None:

@@ -10,14 +10,13 @@ import re
 import secrets
 import stat
 import string
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.webstack.ha.plugins.module_utils import _site_checks
+from ansible_collections.webstack.ha.plugins.module_utils import _pki_store, _site_checks
 
 COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -29,6 +28,11 @@ HEADER = """\
 ---
 # Secrets of this site, written once by playbooks/secrets.yml, which adds what is missing and changes nothing.
 # Encrypt the file before it leaves this machine: ansible-vault encrypt secrets.yml
+"""
+
+IGNORE = """\
+# Passwords in plain text. Remove this line when ansible-vault has encrypted the file and it shall be committed.
+/{}
 """
 
 
@@ -65,9 +69,12 @@ class ActionModule(ActionBase):
                 )
             if missing:
                 shadowed(path)
+                dangling(path)
             if not self._task.check_mode:
                 if missing:
                     write(path, extended(text, missing))
+                    if text is None:
+                        ignore(path)
                 elif loose:
                     os.chmod(path, 0o600)
         result.update(changed=bool(missing) or loose, path=path, created=missing)
@@ -158,21 +165,28 @@ def generated() -> str:
     return "".join(secrets.choice(ALPHABET) for _position in range(LENGTH))
 
 
+def dangling(path: str) -> None:
+    """Refuse a link to nothing: where it leads to may be a place that is not there today, with the secrets in it."""
+    if os.path.islink(path) and not os.path.exists(path):
+        raise AnsibleActionFail(f"{path} is a link to {os.readlink(path)}, which is not there; nothing was written")
+
+
 def write(path: str, text: str) -> None:
-    """Replace the file at once: whoever reads it sees the old one or the new one, and nobody else can read it."""
-    directory = os.path.dirname(path)
-    os.makedirs(directory, exist_ok=True)
-    # A hidden name: Ansible does not take it for a file of variables.
-    handle, temporary = tempfile.mkstemp(prefix=".secrets.", dir=directory)  # mkstemp gives 0600
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, os.path.realpath(path))
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """Replace the file at once: whoever reads it sees the old one or the new one, and nobody else can read it.
+
+    A link to it stays one. The copy lies beside the file itself, so that it can take its place.
+    """
+    path = os.path.realpath(path)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    # The copy has a hidden name: Ansible does not take it for a file of variables.
+    _pki_store.write_file(path, text, 0o600)
+
+
+def ignore(path: str) -> None:
+    """Keep a new file out of version control, as long as it is plain text."""
+    file = os.path.join(os.path.dirname(path), ".gitignore")
+    if not os.path.lexists(file):
+        _pki_store.write_file(file, IGNORE.format(os.path.basename(path)), 0o644)
 
 
 @contextmanager

@@ -10,21 +10,39 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.webstack.ha.plugins.module_utils import _certificate_problem
+from ansible_collections.webstack.ha.plugins.module_utils import _certificate_problem, _settings, _site_checks
 
 Site = Mapping[str, Any]
 
 SITE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 SERVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PATH = re.compile(r"/[^\s;{}\"']*")
-HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
+HEADER_NAME = _settings.HEADER_NAME
+SITE_BOOLEANS = ("maintenance_enabled", "tls_chain_required", "cache_enabled")
+LOCATION_BOOLEANS = ("websocket", "streaming")
+SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
+#: What a header's value cannot hold: controls other than the tab.
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+#: nginx expands variables everywhere; this one, of site.conf.j2, is a dollar sign.
+DOLLAR = "${webstack_dollar}"
+#: lb_nginx_backend_read_timeout_seconds of defaults/main.yml, for balancers whose inventory does not say it.
+READ_TIMEOUT_SECONDS = 60
 #: Of each site, files on the controller.
 PEM_FILES = ("tls_certificate_file", "tls_key_file")
 
 
 def sites(fallback: Site, entries: Sequence[Site]) -> list[dict[str, Any]]:
     """Return the complete sites: what an entry leaves out is taken from fallback, which alone is a site, too."""
-    return [{**fallback, **entry} for entry in entries] or [dict(fallback)]
+    complete = [{**fallback, **entry} for entry in entries] or [dict(fallback)]
+    return [_with_booleans(site, SITE_BOOLEANS) for site in complete]
+
+
+def _with_booleans(entry: Site, keys: Sequence[str]) -> dict[str, Any]:
+    """Return an entry whose booleans are some: a text of an INI file or of the command line would always be true."""
+    read: dict[str, Any] = {key: _site_checks.boolean(entry[key]) for key in keys if entry.get(key) is not None}
+    if entry.get("locations"):
+        read["locations"] = [_with_booleans(location, LOCATION_BOOLEANS) for location in entry["locations"]]
+    return {**entry, **read}
 
 
 def problems(
@@ -91,14 +109,66 @@ def _of_site(site: Site, existing: Collection[str]) -> Iterator[str]:
     if "/" in paths:
         yield "locations: what holds for / is an input of the site"
     for name, value in site["security_headers"].items():
-        if not HEADER_NAME.fullmatch(name) or re.search(r'["\\\r\n$]', str(value)):
-            yield f"security_headers: {name} has a character that nginx would not send as it is"
+        if not HEADER_NAME.fullmatch(name):
+            yield f"security_headers: {name!r} is no name of a header"
+        elif CONTROL.search(str(value)):
+            yield f"security_headers: {name} has a line break or another control character, which no header can hold"
+        else:
+            yield from _settings.problems({name: value}, "security_headers", "header")
     if not re.search(r"\$\{?(webstack_)?host\b", site["cache_key"]):
         yield "cache_key lacks $webstack_host: the names would share their pages"
     if "POST" in site["cache_methods"] and "$request_body" not in site["cache_key"]:
         yield "cache_methods has POST, so cache_key needs $request_body"
     if site["maintenance_page_file"] and site["maintenance_page_file"] not in existing:
         yield f"maintenance_page_file names no file on the controller: {site['maintenance_page_file']!r}"
+
+
+def nginx_text(value: Any) -> str:
+    """Return a text as one quoted word of nginx's configuration, which means that text and nothing else."""
+    quoted = str(value).replace("\\", "\\\\").replace('"', '\\"').replace("$", DOLLAR)
+    return f'"{quoted}"'
+
+
+def longer_than(size: Any) -> str:
+    """Return a pattern that a number of bytes matches when it is above size, in nginx's notation; 0 is no limit."""
+    match = SIZE.fullmatch(str(size))
+    if match is None:
+        raise ValueError(f"{size!r} is no size in nginx's notation, such as 32m")
+    limit = int(match[1]) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[match[2].lower()]
+    if limit == 0:
+        return "(?!)"
+    digits = str(limit)
+    larger = [
+        f"{digits[:place]}[{int(digit) + 1}-9][0-9]{{{len(digits) - place - 1}}}"
+        for place, digit in enumerate(digits)
+        if digit != "9"
+    ]
+    return f"^(?:[1-9][0-9]{{{len(digits)},}}|{'|'.join(larger)})$" if larger else f"^[1-9][0-9]{{{len(digits)},}}$"
+
+
+def longest_wait(variables: Site, port: Any, default: int = READ_TIMEOUT_SECONDS) -> int:
+    """Return the longest wait for an answer, in seconds, that a balancer's variables say.
+
+    Web sockets do not count: WSGI has none. Neither do sites whose own servers all have another port.
+    """
+    keys = ("backend_read_timeout_seconds", "locations", "backends")
+    given = {key: variables.get(f"lb_nginx_{key}") for key in keys}
+    fallback = {"backend_read_timeout_seconds": default, **{k: v for k, v in given.items() if v is not None}}
+    longest = 0
+    for site in sites(fallback, variables.get("lb_nginx_sites") or []):
+        servers = site.get("backends")
+        if servers and all(int(server["port"]) != int(port) for server in servers):
+            continue
+        waits = [
+            site["backend_read_timeout_seconds"],
+            *(
+                location.get("read_timeout_seconds") or 0
+                for location in site.get("locations") or []
+                if not location.get("websocket")
+            ),
+        ]
+        longest = max(longest, *map(int, waits))
+    return longest
 
 
 def named_files(

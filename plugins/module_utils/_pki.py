@@ -115,8 +115,54 @@ def load(certificate_pem: bytes, key_pem: bytes, certificate_name: str, key_name
     return Pair(certificate, key)
 
 
+#: Whether a host's certificate comes from an authority that was made here shows in the name of its issuer.
+_OWN_ISSUER = "webstack.ha CA "
+
+
+def identity(certificate: Any) -> str:
+    """Name an authority by its key, which outlives its certificate: 16 digits of the key's identifier."""
+    return x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest.hex()[:16]
+
+
+def carried(text: str) -> list[str]:
+    """Return the authorities of a file that a host carries: certificates of them, or one that such a one issued.
+
+    A certificate of a host names the authority that issued it. Only one that was made here counts then: the same file
+    may hold a certificate that somebody bought.
+    """
+    try:
+        certificates = x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        raise ValueError("no PEM certificate") from None
+    found: list[str] = []
+    for certificate in certificates:
+        if _is_ca(certificate):
+            found.append(identity(certificate))
+            continue
+        issuers = certificate.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
+        if any(str(issuer.value).startswith(_OWN_ISSUER) for issuer in issuers):
+            key = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+            found.append((key or b"").hex()[:16])
+    return list(dict.fromkeys(found))
+
+
+def _is_ca(certificate: Any) -> bool:
+    try:
+        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+    except x509.ExtensionNotFound:
+        return False
+
+
 def _public(key: Any) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def public_half(key_pem: bytes) -> bytes | None:
+    """Return the public half of a private key, None when it cannot be read, for example without its passphrase."""
+    try:
+        return _public(serialization.load_pem_private_key(key_pem, password=None).public_key())
+    except Exception:  # ValueError, TypeError, UnsupportedAlgorithm all mean: no key that could be compared
+        return None
 
 
 def _digest(key: Any) -> Any:
@@ -150,7 +196,7 @@ def issue_ca(moment: datetime.datetime, previous: Pair | None = None) -> Pair:
     if previous is None:
         key: Any = ec.generate_private_key(ec.SECP256R1())
         # Two authorities of the same name would be confused by whoever trusts both.
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"webstack.ha CA {secrets.token_hex(4)}")])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{_OWN_ISSUER}{secrets.token_hex(4)}")])
     else:
         key, subject = previous.key, previous.certificate.subject
     certificate = (
@@ -171,11 +217,7 @@ def issue_ca(moment: datetime.datetime, previous: Pair | None = None) -> Pair:
 
 def check_ca(ca: Pair, certificate_name: str) -> None:
     """Raise ValueError when a certificate that somebody put there may not sign others."""
-    try:
-        constraints = ca.certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    except x509.ExtensionNotFound:
-        constraints = None
-    if constraints is None or not constraints.ca:
+    if not _is_ca(ca.certificate):
         raise ValueError(f"{certificate_name} is no certificate of an authority")
 
 

@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
+import configparser
 import fnmatch
 import gzip
 import hashlib
 import io
 import json
+import lzma
 import posixpath
+import stat
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +26,17 @@ KEYS = {
     "git": frozenset({"type", "url", "version", "subdirectory"}),
     "archive": frozenset({"type", "path", "url", "checksum", "subdirectory"}),
 }
+#: How a file begins that stands in place of another one, what it is and how to get that one.
+STAND_INS = (
+    (b"version https://git-lfs.github.com/spec/", "a pointer of Git LFS", "git lfs install, then git lfs pull"),
+    (b"version https://hawser.github.com/spec/", "a pointer of Git LFS", "git lfs install, then git lfs pull"),
+    (b"/annex/objects/", "a pointer of git-annex", "git annex get"),
+    (b"\0GITCRYPT\0", "encrypted by git-crypt", "git-crypt unlock, and name the checkout as a directory"),
+)
+#: What a broken archive raises, beside ValueError and OSError.
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, KeyError, RuntimeError)
+#: As many paths are named in one message.
+PATHS_IN_A_MESSAGE = 5
 #: Every file gets this time, 2000-01-01: the archive shall not depend on when somebody checked it out.
 TIME = 946684800
 DIGITS = 12
@@ -131,10 +147,15 @@ def release_id(identity: str, inputs: Any) -> str:
     return f"{identity[:DIGITS]}-{inputs_digest(inputs)[:8]}"
 
 
-def archive(entries: Iterable[Entry]) -> bytes:
+def archive(entries: Sequence[Entry]) -> bytes:
     """Return a gzipped tar of sorted entries. The same entries give the same bytes."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        # Folders too: one that the archive does not name would get the umask of whoever unpacks it.
+        for folder in sorted(folders(entries), key=str.encode):
+            member = tarfile.TarInfo(folder)
+            member.mtime, member.mode, member.type = TIME, 0o755, tarfile.DIRTYPE
+            tar.addfile(member)
         for entry in entries:
             member = tarfile.TarInfo(entry.path)
             member.mtime = TIME
@@ -148,18 +169,148 @@ def archive(entries: Iterable[Entry]) -> bytes:
     return gzip.compress(plain.getvalue(), compresslevel=6, mtime=0)
 
 
+def folders(entries: Iterable[Entry]) -> set[str]:
+    """Return every folder that holds an entry."""
+    found = set()
+    for entry in entries:
+        parent = posixpath.dirname(entry.path)
+        while parent and parent not in found:
+            found.add(parent)
+            parent = posixpath.dirname(parent)
+    return found
+
+
+def from_archive(data: bytes) -> list[Entry]:
+    """Return the files of a tar archive, compressed or not, or of a zip archive. One that is cut off is refused."""
+    try:
+        # In this order: a tar whose last file is a zip looks like a zip too.
+        if tarfile.is_tarfile(io.BytesIO(data)):
+            return from_tar(data)
+        if zipfile.is_zipfile(io.BytesIO(data)):
+            return from_zip(data)
+    except BROKEN as exc:
+        raise ValueError(f"the archive cannot be read: {exc}") from exc
+    raise ValueError("the archive is neither tar nor zip, or it is cut off")
+
+
 def from_tar(data: bytes) -> list[Entry]:
     """Return the files of a tar archive, compressed or not."""
     entries = []
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:*") as tar:
         for member in tar:
+            path = inside(member.name, "a path of the archive")
             if member.issym():
-                entries.append(Entry(member.name, target=member.linkname))
+                entries.append(Entry(path, target=member.linkname))
             elif member.isfile() or member.islnk():
-                stream = tar.extractfile(member)
-                content = stream.read() if stream else b""
-                entries.append(Entry(member.name, content, bool(member.mode & 0o100)))
+                content = tar.extractfile(member)
+                if content is None:
+                    raise ValueError(f"{path} links to {member.linkname}, which the archive does not have")
+                entries.append(Entry(path, content.read(), bool(member.mode & 0o100)))
+            elif not member.isdir():
+                raise ValueError(f"{path} is neither a file, a link nor a folder; exclude it")
+        # tarfile takes whatever is no header for the end; the real one is a block of zeros.
+        stream = tar.fileobj
+        stream.seek(tar.offset)  # type: ignore[union-attr]
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # type: ignore[union-attr]
+            raise ValueError("the archive is cut off, or damaged in the middle")
+        while stream.read(1 << 20):  # type: ignore[union-attr]
+            pass  # a compressed one has its check sum at the very end
     return entries
+
+
+def from_zip(data: bytes) -> list[Entry]:
+    """Return the files of a zip archive. The upper half of external_attr is the Unix mode."""
+    entries = []
+    with zipfile.ZipFile(io.BytesIO(data)) as bundle:
+        for member in bundle.infolist():
+            if member.is_dir():
+                continue
+            mode, content = member.external_attr >> 16, bundle.read(member)
+            path = inside(member.filename, "a path of the archive")
+            if stat.S_ISLNK(mode):
+                entries.append(Entry(path, target=content.decode()))
+            else:
+                entries.append(Entry(path, content, bool(mode & 0o100)))
+    return entries
+
+
+def named(paths: Sequence[str]) -> str:
+    """Return some paths for a message, and how many more there are."""
+    more = f" and {len(paths) - PATHS_IN_A_MESSAGE} more" if len(paths) > PATHS_IN_A_MESSAGE else ""
+    return ", ".join(paths[:PATHS_IN_A_MESSAGE]) + more
+
+
+def incomplete(entries: Sequence[Entry]) -> list[str]:
+    """Return what the files of a release say that they lack: stand-ins of other files, and links that lead nowhere."""
+    problems = []
+    for start, what, way in STAND_INS:
+        paths = [entry.path for entry in entries if entry.target is None and entry.content.startswith(start)]
+        if paths:
+            problems.append(f"{named(paths)}: {what}, not the file; on the controller: {way} (or exclude it)")
+    known = {entry.path for entry in entries} | folders(entries) | {""}
+    links = {entry.path: entry.target for entry in entries if entry.target is not None}
+    paths = [f"{path} -> {target}" for path, target in links.items() if _resolved(path, links) not in known]
+    if paths:
+        problems.append(f"{named(paths)}: a link to what is not in the source, or is excluded; exclude the link too")
+    return problems
+
+
+def _resolved(path: str, links: Mapping[str, str]) -> str | None:
+    """Return where a path leads to when all links are followed, as the kernel does; None for a circle."""
+    for _step in range(40):
+        parts = path.split("/")
+        for index in range(1, len(parts) + 1):
+            above = "/".join(parts[:index])
+            if above in links:
+                rest = parts[index:]
+                path = posixpath.normpath("/".join([posixpath.dirname(above) or ".", links[above], *rest]))
+                path = "" if path == "." else path
+                break
+        else:
+            return path
+    return None
+
+
+def submodules(text: str, where: str) -> dict[str, str]:
+    """Return path -> url of what a .gitmodules names; the address is empty where it has none."""
+    # Git's own format is close enough to INI: sections in quotes, tabs before the keys.
+    parser = configparser.RawConfigParser(delimiters=("=",), strict=False, allow_no_value=True)
+    try:
+        parser.read_string("\n".join(line.strip() for line in text.splitlines()))
+    except configparser.Error as exc:
+        raise ValueError(f"{where} cannot be read: {exc}") from exc
+    found = {}
+    for section in parser.sections():
+        if path := (parser[section].get("path") or "").strip('"'):
+            url = (parser[section].get("url") or "").strip('"')
+            found[inside(path, f"a submodule of {where}")] = url
+    return found
+
+
+def absent_submodules(
+    entries: Sequence[Entry], subdirectory: str, exclude: Sequence[str], outer: Iterable[str] = ()
+) -> list[str]:
+    """Return the submodules that a source names and of which it has no file.
+
+    `outer` are paths that a .gitmodules above the source names, relative to it.
+    """
+    wanted = set(outer)
+    for entry in entries:
+        if posixpath.basename(entry.path) == ".gitmodules":
+            here = posixpath.dirname(entry.path)
+            text = entry.content.decode(errors="replace")
+            wanted |= {posixpath.join(here, path) for path in submodules(text, entry.path)}
+    present = folders(entries)
+    return sorted(path for path in wanted if path not in present and concerns(path, subdirectory, exclude))
+
+
+def concerns(path: str, subdirectory: str, exclude: Sequence[str]) -> bool:
+    """Say whether a folder of the source has, or would have, a part in the release."""
+    if not subdirectory:
+        return not excluded(path, exclude)
+    if f"{subdirectory}/".startswith(f"{path}/"):
+        return True
+    return path.startswith(f"{subdirectory}/") and not excluded(path[len(subdirectory) + 1 :], exclude)
 
 
 def missing(entries: Iterable[Entry], required: Iterable[str]) -> list[str]:

@@ -5,11 +5,22 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 State = Mapping[str, Any]
+
+#: Settings that are what the server is, or that have an input of their own.
+RESERVED = {
+    "read_only": "the server boots read-only, and webstack-db opens the primary",
+    "server_id": "mysql_replication_server_id is the input",
+    "port": "mysql_replication_nodes has it",
+    "default_time_zone": "with a name the server does not start before its time zones are loaded: take SYSTEM, or an"
+    " offset such as +00:00, or leave it out; an application names its own zone",
+}
+TIME_ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
 
 @dataclass
@@ -21,6 +32,7 @@ class Plan:
     primary_answers: bool = False
     settled: bool = False
     start: list[str] = field(default_factory=list)
+    time_zones: list[str] = field(default_factory=list)
     apply: list[str] = field(default_factory=list)
     restart: list[str] = field(default_factory=list)
     bootstrap: str = ""
@@ -36,15 +48,18 @@ class Plan:
         words += [f"apply settings on {n}" for n in self.apply]
         words += [f"restart {n}" for n in self.restart]
         words += [f"bootstrap {self.bootstrap}"] if self.bootstrap else []
+        words += [f"load the time zones on {n}" for n in self.time_zones]
         words += [f"link {n} again" for n in self.relink]
         words += [f"resume {n}" for n in self.resume]
         words += [f"seed {self.seed} from {self.primary or self.bootstrap}"] if self.seed else []
         return words
 
     def as_dict(self) -> dict[str, Any]:
-        changes = bool(self.apply or self.restart or self.bootstrap)
+        changes = bool(self.apply or self.restart or self.bootstrap or self.time_zones)
         links = bool(self.relink or self.resume or self.seed)
-        return {**asdict(self), "steps": self.steps, "changes": changes, "links": links}
+        # Nobody restarts the primary before the replica has shown that it can start.
+        in_turn = sorted([*self.apply, *self.restart], key=lambda name: name == self.primary)
+        return {**asdict(self), "steps": self.steps, "changes": changes, "links": links, "in_turn": in_turn}
 
 
 def _linked(state: State) -> bool:
@@ -101,6 +116,13 @@ def plan(
         if wanted and wanted not in names:
             return Plan(refused=f"{variable} is {wanted!r}; the database hosts are {', '.join(names)}")
     ready = {n: s for n, s in known.items() if s.get("configured")}
+    if reseed_node:
+        refused = _refuse_reseed(reseed_node, names, known)
+        if refused:
+            return Plan(refused=refused)
+        if not ready[reseed_node]["running"]:
+            # Whatever it was: it gets the data of the other one.
+            del ready[reseed_node]
     result = Plan()
     result.notes += [f"{n} does not answer" for n in names if not known[n]]
     result.start = [n for n, s in ready.items() if not s["running"] or not _units_fine(s)]
@@ -126,18 +148,64 @@ def plan(
     primary = result.primary or result.bootstrap
     if not primary:
         return result
+    refused = _cannot_write(primary, ready.get(primary))
+    if refused:
+        return Plan(refused=refused)
     for name, state in ready.items():
         if name != primary:
             refused = _plan_replica(result, name, state, primary, by_address, reseed=reseed, reseed_node=reseed_node)
             if refused:
                 return Plan(refused=refused)
+    if reseed_node:
+        result.seed = reseed_node
+        if ready[primary]["read_only"]:
+            return Plan(
+                refused=f"{primary} is the primary and read-only, so nobody can be seeded from it. If it waits for"
+                f" {reseed_node}, 'webstack-db promote --force' on {primary} opens it; then run again"
+            )
+    # A seed brings those of the primary.
+    result.time_zones = [n for n, s in ready.items() if n != result.seed and s.get("time_zones_current") is False]
+    result.notes += [why for n, s in ready.items() if n != primary and (why := _cannot_write(n, s))]
     if result.primary in ready and ready[primary]["read_only"]:
         result.notes.append(f"{primary} is the primary and read-only")
     result.primary_answers = result.primary in ready
-    result.settled = not result.steps and all(
+    # The next run of the role loads time zones; who is what does not hang on them.
+    left = [step for step in result.steps if not step.startswith("load the time zones")]
+    result.settled = not left and all(
         _link(s)["io"] and _link(s)["sql"] if n != primary else not s["read_only"] for n, s in ready.items()
     )
     return result
+
+
+def _refuse_reseed(node: str, names: Sequence[str], known: Mapping[str, State]) -> str:
+    """What is in the way of seeding one named replica, whatever state that is in."""
+    others = [n for n in names if n != node]
+    if not others:
+        return (
+            f"{node} is the only database host of this site: there is nobody to seed it from; a backup can be restored"
+        )
+    if known[node].get("running") and not known[node]["read_only"] and not _linked(known[node]):
+        return f"{node} is the primary: a primary is never seeded"
+    if not known[node]:
+        return f"{node} does not answer: the host has to be up; its MariaDB need not run"
+    if not known[node].get("configured"):
+        return f"nothing is installed on {node} yet: run the playbook site or database, which seeds it"
+    for other in others:
+        if not known[other]:
+            return (
+                f"{other} does not answer, and {node} is seeded from there. Bring it up first; if it is lost for good,"
+                f" 'webstack-db promote --force' makes {node} the primary"
+            )
+        if not known[other].get("configured"):
+            return (
+                f"nothing is installed on {other}, so {node} cannot be seeded from there: run the playbook site first"
+            )
+        if not known[other]["running"]:
+            return (
+                f"MariaDB does not run on {other}, and {node} is seeded from there: start it first (systemctl start"
+                f" mariadb; journalctl -u mariadb says why it does not)"
+            )
+    return ""
 
 
 def problems(
@@ -149,6 +217,10 @@ def problems(
     initial_primary: str,
     writer_address: str,
     password: str,
+    collation: str = "utf8mb4_unicode_ci",
+    time_zones: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
+    accounts: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """What is wrong with one host's settings; known before anything is installed."""
     found: list[str] = []
@@ -187,7 +259,40 @@ def problems(
     # The server keeps no more for a replica's login.
     if not 1 <= len(password.encode()) <= 96 or not password.isprintable():
         found.append("mysql_replication_password needs 1 to 96 printable characters")
+    if not re.fullmatch(r"utf8mb4_[a-z0-9_]+", collation):
+        found.append(f"mysql_replication_collation is {collation!r}; one of utf8mb4 is needed, for example utf8mb4_bin")
+    for zone in time_zones:
+        if not TIME_ZONE.fullmatch(str(zone)):
+            found.append(f"mysql_replication_time_zones has {zone!r}, which is no name such as Europe/Berlin")
+    for option, value in (settings or {}).items():
+        name = re.sub(r"^(loose_)?((skip|disable|enable|maximum)_)?", "", str(option).lower().replace("-", "_"))
+        if name == "default_time_zone" and re.fullmatch(r"SYSTEM|[+-]\d{1,2}:\d\d", str(value), re.IGNORECASE):
+            continue
+        if name in RESERVED:
+            found.append(f"mysql_replication_settings.{option}: {RESERVED[name]}")
+    return found + account_problems(accounts)
+
+
+def account_problems(accounts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Accounts that would write on a server that is closed: read_only does not bind READ ONLY ADMIN."""
+    found = []
+    for account in accounts:
+        for privilege in account.get("privileges") or []:
+            words = {re.sub(r"[ _]+", " ", str(word)).strip().upper() for word in privilege.get("grant") or []}
+            wide = {"ALL", "ALL PRIVILEGES", "READ ONLY ADMIN"} & words
+            if wide and re.sub(r"[\s`]", "", str(privilege.get("target"))) == "*.*":
+                found.append(
+                    f"mysql_replication_accounts: {account['name']} gets {sorted(wide)[0]} on *.*, which includes"
+                    " READ ONLY ADMIN: it would write on a replica and on a closed primary. Grant ALL on its schemas,"
+                    " and on *.* the privileges that it needs by name"
+                )
     return found
+
+
+def _cannot_write(name: str, state: State | None) -> str:
+    """Why a server that runs does not get its writes to the disk, or empty."""
+    disk = (state or {}).get("disk") or {}
+    return f"{name} cannot write: {disk['problem']}" if disk.get("problem") else ""
 
 
 def _units_fine(state: State) -> bool:

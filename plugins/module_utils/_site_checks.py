@@ -234,13 +234,24 @@ class Names:
 # ---------------------------------------------------------------------------------------------------------
 # Types
 
+#: What Ansible's filter `bool` reads, by which the roles read their inputs: an INI file and -e name=value give texts.
+_BOOLEANS = {"yes": True, "on": True, "1": True, "true": True, "no": False, "off": False, "0": False, "false": False}
+
+
+def boolean(value: Any) -> bool | None:
+    """Return what a boolean input means, or None when it means neither."""
+    if isinstance(value, (bool, int, str)):
+        return _BOOLEANS.get(str(value).lower())
+    return None
+
+
 _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "list": ("a list", lambda value: isinstance(value, (list, tuple))),
     "dict": ("a mapping", lambda value: isinstance(value, Mapping)),
-    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "bool": ("true or false", lambda value: boolean(value) is not None),
     "int": ("a whole number", lambda value: not isinstance(value, (bool, float))),
     "float": ("a number", lambda value: not isinstance(value, bool)),
-    "str": ("a text", lambda value: not isinstance(value, (list, tuple, Mapping))),
+    "str": ("a text", lambda value: not isinstance(value, (list, tuple, Mapping, bool))),
     "path": ("a path", lambda value: isinstance(value, str)),
 }
 
@@ -266,19 +277,42 @@ def wrong_kind(value: Any, spec: Mapping[str, Any], secret: bool = False) -> str
     """Say what is wrong with the kind of a value, or return None.
 
     Stricter than Ansible's own validation where that one converts: roles use the value that was written,
-    not the converted one, so a text given for a list would be looped over letter by letter and the text
-    "false" given for a boolean would be an error in every condition.
+    not the converted one, so a text given for a list would be looped over letter by letter.
     """
     wanted = spec.get("type", "str")
     if wanted not in _KINDS:
         return None
     words, fits = _KINDS[wanted]
     if fits(value):
-        return None
-    hint = ""
-    if wanted == "bool" and isinstance(value, str):
-        hint = " (write it without quotes; on a command line as -e '{\"name\": true}')"
+        return _boolean_for_text(value, spec)
+    hint = _QUOTE if wanted == "str" and isinstance(value, bool) else ""
     return f"must be {words}" + ("" if secret else f", not {shown(value)}") + hint
+
+
+def _comparable(value: Any, spec: Mapping[str, Any]) -> Any:
+    """Return a value so that two that mean the same are the same."""
+    return boolean(value) if spec.get("type") == "bool" else value
+
+
+#: YAML makes booleans of on, yes, off and no, and a template would write them as True and False.
+_QUOTE = " (YAML makes that of on, yes, off and no as well: write the very word in quotes)"
+
+
+def _boolean_for_text(value: Any, spec: Mapping[str, Any], place: str = "") -> str | None:
+    """Say where inside a list or a mapping a boolean stands for a text, or return None."""
+    if isinstance(value, (list, tuple)):
+        # The words of a command, in a list of commands.
+        inner = {"elements": "str"} if spec.get("elements") == "list" else {}
+        elements = {**spec, "type": spec.get("elements", "raw"), **inner}
+        found = (_boolean_for_text(element, elements, f"{place}[{at}]") for at, element in enumerate(value))
+    elif isinstance(value, Mapping):
+        options = spec.get("options") or {}
+        found = (_boolean_for_text(value[key], options[key], f"{place}.{key}") for key in options if key in value)
+    elif isinstance(value, bool) and place and spec.get("type", "str") == "str":
+        return f"{place.removeprefix('.')} must be a text, not {str(value).lower()}{_QUOTE}"
+    else:
+        return None
+    return next(filter(None, found), None)
 
 
 def plain_words(message: str, name: str, spec: Mapping[str, Any], secret: bool) -> str:
@@ -384,7 +418,7 @@ def floating_address_error(value: Any, network: Any | None) -> str | None:
 
 def _server_name_error(name: Any) -> str | None:
     text = str(name)
-    labels = text.removeprefix("*.").rstrip(".").split(".")
+    labels = text.removeprefix("*.").split(".")
     if not isinstance(name, str) or len(text) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
         return f"{text!r} is no host name"
     return None
@@ -401,6 +435,13 @@ def _port_error(value: Any) -> str | None:
 def _identifier_error(value: Any) -> str | None:
     if isinstance(value, str) and not _IDENTIFIER.fullmatch(value):
         return f"{value!r} must begin with a letter and hold only letters, digits and _"
+    return None
+
+
+def directory_error(value: Any) -> str | None:
+    """Say what is wrong with a directory of a host. An empty variable leaves nothing, or what is below ``/``."""
+    if isinstance(value, str) and (not value.startswith("/") or not value.strip("/")):
+        return f"must be the absolute path of a directory, not {shown(value)}"
     return None
 
 
@@ -499,6 +540,8 @@ def check_settings(
             if (host, name) in failed:
                 continue
             value = values.get(host, {}).get(name)
+            if spec.get("may_be_empty") and value == "" == first:
+                continue
             if value is None or value in ("", []):
                 if needed and host in asked:
                     if name in values.get(host, {}):
@@ -512,7 +555,7 @@ def check_settings(
                 problems.append(Problem(host, name, kind))
             elif choices and value not in choices:
                 problems.append(Problem(host, name, f"must be one of {', '.join(choices)}, not {shown(value)}"))
-            elif spec.get("scope") == "site" and value != first:
+            elif spec.get("scope") == "site" and _comparable(value, spec) != _comparable(first, spec):
                 detail = "" if secret else f" ({value!s} here, {first!s} there)"
                 problems.append(Problem(host, name, f"differs from {owner}'s: it must be the same everywhere{detail}"))
     return problems
@@ -577,7 +620,9 @@ def check_addresses(
         problems.append(Problem(owner or "", "webstack_server_names", f"{text} is there twice"))
 
     for name, spec in site.options.items():
-        check = {"port": _port_error, "identifier": _identifier_error}.get(spec.get("check", ""))
+        check = {"port": _port_error, "identifier": _identifier_error, "directory": directory_error}.get(
+            spec.get("check", "")
+        )
         value, owner = _agreed(name, hosts, values)
         if check and value is not None:
             message = check(value)
@@ -617,6 +662,31 @@ def check_equal(
             detail = "" if secret else f" ({value} here, {first} there)"
             problems.append(Problem(host, name, f"differs from {owner}'s: both must be the same{detail}"))
     return problems
+
+
+def check_wait(host: str, seconds: Any, waits: Mapping[str, int]) -> list[Problem]:
+    """Check that an application may take as long as the balancers wait for it.
+
+    C(waits) holds the longest wait of each balancer. Where the application has less, Apache would end what the
+    balancers still wait for; where it has more, they would end what the application was promised.
+    """
+    try:
+        limit = int(seconds)
+    except (TypeError, ValueError, OverflowError):
+        return []  # the type check has reported it
+    # A balancer that waits for nothing sends this application nothing.
+    longest = max(filter(None, waits.values()), default=limit)
+    if longest == limit:
+        return []
+    owner = next(name for name, wait in waits.items() if wait == longest)
+    return [
+        Problem(
+            host,
+            "was_django_request_timeout_seconds",
+            f"is {limit}, but the balancers wait {longest} s at most (lb_nginx_backend_read_timeout_seconds, "
+            f"lb_nginx_locations and lb_nginx_sites of {owner}): leave it out, and it follows them",
+        )
+    ]
 
 
 def own_ports(host: str, value: Any) -> list[Any]:

@@ -23,8 +23,11 @@ author:
 options:
   directory:
     description:
-      - Directory on the controller, created with mode V(0700). A relative name is relative to the playbook.
-      - Whoever reads C(ca.key) in it can pose as any host of the site. Keep it out of version control.
+      - Directory on the controller, an absolute path, created with mode V(0700).
+      - Refused are a relative path, which would be another directory for each playbook, and one that an empty variable
+        leaves, such as C(/pki).
+      - Whoever reads C(ca.key) in it can pose as any host of the site. Keep it out of version control; a new directory
+        gets a C(.gitignore) that says so.
     type: str
     required: true
   name:

@@ -40,6 +40,8 @@ options:
         description:
           - What O(files[].dest) should be.
           - V(file) replaces a file or a link, never a directory. V(directory) keeps a link to a directory.
+          - A link on the way to a directory is followed where root alone can have put it. Where another account may
+            write it is refused by name, and so is a file with a second name whose owner or mode would change.
           - V(link) replaces a file or a link, never a directory.
           - V(absent) refuses a directory that is not empty unless O(files[].recursive=true).
         type: str
@@ -230,17 +232,158 @@ class Refused(Exception):
         self.fields = fields
 
 
+class NoDirectory(Refused):
+    """Something else lies on the way, so nothing can lie there."""
+
+
+def _may_replace(folder: os.stat_result, entry: os.stat_result) -> bool:
+    """Whether an account that is neither root nor ours may put something else in the place of a directory's entry."""
+    ours = (0, os.geteuid())
+    writable = folder.st_mode & stat.S_IWOTH or (
+        folder.st_mode & stat.S_IWGRP and folder.st_gid not in (0, os.getegid())
+    )
+    if folder.st_uid in ours and folder.st_mode & stat.S_ISVTX:
+        return bool(writable) and entry.st_uid not in ours
+    return folder.st_uid not in ours or bool(writable)
+
+
+class Folder:
+    """A directory that is held open: what its path leads to may change, this one is the one that was looked at."""
+
+    def __init__(self, handle: int, foreign: str) -> None:
+        self.handle = handle
+        # The directory on the way here in which another account may write; empty if there is none.
+        self.foreign = foreign
+
+    @property
+    def path(self) -> str:
+        return f"/proc/self/fd/{self.handle}"
+
+
+class Folders:
+    """Directories by their paths, each opened step by step.
+
+    A link on the way is followed where only root can have put it, for instance to another disk. Where another account
+    may write, it could lead anywhere.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, Folder] = {}
+
+    def close(self) -> None:
+        for folder in self.known.values():
+            os.close(folder.handle)
+        self.known.clear()
+
+    def find(self, path: str) -> Folder | None:
+        """Return the directory; None when it does not exist. Refuse a link that another account may have made."""
+        if path not in self.known:
+            folder = self._open(path)
+            if folder is None:
+                return None
+            self.known[path] = folder
+        return self.known[path]
+
+    def _open(self, path: str) -> Folder | None:
+        here, shown = Folder(os.open("/", os.O_PATH | os.O_CLOEXEC), ""), ""
+        left = [name for name in path.split("/") if name][::-1]
+        links = 0
+        try:
+            while left:
+                name = left.pop()
+                handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here.handle)
+                info = os.fstat(handle)
+                foreign = here.foreign
+                if not foreign and _may_replace(os.fstat(here.handle), info):
+                    foreign = shown or "/"
+                if stat.S_ISDIR(info.st_mode):
+                    os.close(here.handle)
+                    here, shown = Folder(handle, foreign), f"{shown}/{name}"
+                    continue
+                os.close(handle)
+                if not stat.S_ISLNK(info.st_mode):
+                    raise NoDirectory(f"its parent {shown}/{name} is no directory")
+                if foreign:
+                    raise Refused(_not_followed(f"{shown}/{name}", foreign))
+                links += 1
+                if links > 40:
+                    raise Refused(f"{path} leads through too many links")
+                target = os.readlink(name, dir_fd=here.handle)
+                if target.startswith("/"):
+                    os.close(here.handle)
+                    here, shown = Folder(os.open("/", os.O_PATH | os.O_CLOEXEC), ""), ""
+                left += [part for part in target.split("/") if part][::-1]
+        except FileNotFoundError:
+            os.close(here.handle)
+            return None
+        except BaseException:
+            os.close(here.handle)
+            raise
+        return here
+
+    def at(self, path: str) -> str | None:
+        """Return where a name lies, by way of its open directory; None when that does not exist."""
+        place, name = os.path.split(path)
+        folder = self.find(place)
+        return None if folder is None else f"{folder.path}/{name}"
+
+    def foreign(self, path: str) -> str:
+        """Return the directory on the way to a name, its own included, in which another account may write."""
+        folder = self.known.get(os.path.dirname(path))
+        if folder is None:
+            return ""
+        with contextlib.suppress(OSError):
+            entry = os.lstat(f"{folder.path}/{os.path.basename(path)}")
+            if _may_replace(os.fstat(folder.handle), entry):
+                return folder.foreign or os.path.dirname(path)
+        return folder.foreign
+
+    def shown(self, text: str) -> str:
+        """Put the names that people know into a message."""
+        for path, folder in self.known.items():
+            text = path.join(re.split(rf"{folder.path}(?!\d)", text))
+        return text
+
+
+def _not_followed(path: str, foreign: str) -> str:
+    return (
+        f"{path} is a link, which an account that may write in {foreign} can have put there; it is not followed:"
+        " remove it, or give the path that it leads to"
+    )
+
+
+def _set(path: str, info: os.stat_result, uid: int, gid: int, mode: int | None) -> None:
+    """Change owner and mode of what was looked at, and of nothing that has taken its place."""
+    handle = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not os.path.samestat(os.fstat(handle), info):
+            raise Refused(f"{path} was replaced by something else just now")
+        if stat.S_ISLNK(info.st_mode):
+            os.chown(path, uid, gid, follow_symlinks=False)
+            return
+        same = f"/proc/self/fd/{handle}"
+        if (uid, gid) != (-1, -1):
+            os.chown(same, uid, gid)
+        if mode is not None:
+            # Also after a mere chown, which clears the set-id bits.
+            os.chmod(same, mode)
+    finally:
+        os.close(handle)
+
+
 class Now:
     """What lies at a path at this moment, enough to put it back."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, path: str | None, dest: str) -> None:
+        self.path = path or dest
         self.kind = "absent"
         self.content = b""
         self.target = ""
+        if path is None:
+            return
         try:
             self.info = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return
         if stat.S_ISLNK(self.info.st_mode):
             self.kind, self.target = "link", os.readlink(path)
@@ -253,18 +396,24 @@ class Now:
 
     def read(self) -> None:
         """Keep the content and the extended attributes of a file."""
-        with open(self.path, "rb") as handle:
-            self.content = handle.read()
-        self.attributes = {name: os.getxattr(self.path, name) for name in _list_attributes(self.path)}
+        # A pipe that took the file's place would keep us waiting, and a link would lead elsewhere.
+        handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            info = os.fstat(handle)
+            # A new file may get the number of the one that went.
+            if not os.path.samestat(info, self.info) or not stat.S_ISREG(info.st_mode):
+                raise Refused(f"{self.path} was replaced by something else just now")
+            self.content = file.read()
+            self.attributes = {name: os.getxattr(handle, name) for name in _list_attributes(handle)}
 
     @property
     def mode(self) -> int:
         return stat.S_IMODE(self.info.st_mode)
 
 
-def _list_attributes(path: str) -> list[str]:
+def _list_attributes(handle: int) -> list[str]:
     try:
-        return os.listxattr(path)
+        return os.listxattr(handle)
     except OSError:
         return []
 
@@ -272,19 +421,31 @@ def _list_attributes(path: str) -> list[str]:
 class Change:
     """One entry compared with the host: what is, what should be, what differs."""
 
-    def __init__(self, item: dict[str, Any], check: bool, leaving: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, item: dict[str, Any], check: bool, folders: Folders, leaving: frozenset[str] = frozenset()
+    ) -> None:
         self.item = item
         self.leaving = leaving
         self.dest: str = item["dest"]
         self.state: str = item["state"]
         self.secret: bool = item.get("secret", False)
-        self.now = Now(self.dest)
+        try:
+            place = folders.at(self.dest)
+        except NoDirectory:
+            if self.state != "absent":
+                raise
+            place = None
+        self.now = Now(place, self.dest)
+        self.foreign = folders.foreign(self.dest)
         self.content = item.get("content", "").encode("utf-8", "surrogateescape")
         self.parts: set[str] = set()
         # A link to a directory serves as the directory; its owner and mode are the directory's.
-        self.follows = self.state == "directory" and self.now.kind == "link" and os.path.isdir(self.dest)
-        if self.follows:
-            self.now = Now(os.path.realpath(self.dest))
+        if self.state == "directory" and self.now.kind == "link":
+            if self.foreign:
+                raise Refused(_not_followed(self.dest, self.foreign))
+            if os.path.isdir(self.dest):
+                real = os.path.realpath(self.dest)
+                self.now = Now(folders.at(real), real)
         self.uid = self.gid = -1
         if self.state != "absent":
             self.uid = _account(item["owner"], "owner", check)
@@ -328,6 +489,12 @@ class Change:
             self.parts.add("owner")
         if now.info.st_gid != self.gid:
             self.parts.add("group")
+        only_attributes = bool(self.parts) and "content" not in self.parts
+        if only_attributes and self.foreign and now.kind == "file" and now.info.st_nlink > 1:
+            raise Refused(
+                f"{self.dest} has a second name, which an account that may write in {self.foreign} can have given it;"
+                " owner and mode are left as they are: remove it"
+            )
 
     def leaving_here(self) -> list[str]:
         """Return what the same call removes from this directory."""
@@ -427,28 +594,20 @@ class Writer:
         self.aside: list[str] = []
         self.touched: set[str] = set()
 
-    def directory(self, path: str, mode: int, uid: int, gid: int) -> None:
-        if not os.path.isdir(path):  # an earlier entry may have needed it as its parent
+    def directory(self, path: str, dest: str, mode: int, uid: int, gid: int) -> None:
+        with contextlib.suppress(FileExistsError):  # an earlier entry may have needed it as its parent
             os.mkdir(path, 0o700)
-            self.undo.append((path, lambda: os.rmdir(path)))
-        os.chown(path, uid, gid)
-        os.chmod(path, mode)
+            self.undo.append((dest, lambda: os.rmdir(path)))
+        info = os.lstat(path)
+        if not stat.S_ISDIR(info.st_mode):
+            raise Refused(f"{path} was replaced by something else just now")
+        _set(path, info, uid, gid, mode)
 
     def attributes(self, change: Change) -> None:
         now, path = change.now, change.now.path
-        follow = now.kind != "link"
-
-        def back() -> None:
-            os.chown(path, now.info.st_uid, now.info.st_gid, follow_symlinks=follow)
-            if follow:
-                os.chmod(path, now.mode)
-
-        self.undo.append((change.dest, back))
-        if change.parts & {"owner", "group"}:
-            os.chown(path, change.uid, change.gid, follow_symlinks=follow)
-        if follow:
-            # Also after a mere chown, which clears the set-id bits.
-            os.chmod(path, change.item["mode"])
+        owners = (change.uid, change.gid) if change.parts & {"owner", "group"} else (-1, -1)
+        self.undo.append((change.dest, lambda: _set(path, now.info, now.info.st_uid, now.info.st_gid, now.mode)))
+        _set(path, now.info, *owners, change.item.get("mode"))
 
     def stage(self, path: str, content: bytes, mode: int, uid: int, gid: int) -> str:
         """Write a complete copy beside path and return its name."""
@@ -472,12 +631,12 @@ class Writer:
 
     def replace(self, copy: str, change: Change) -> None:
         self.undo.append((change.dest, lambda: self._put_back(change.now)))
-        os.rename(copy, change.dest)
+        os.rename(copy, change.now.path)
         self.staged.remove(copy)
-        self.touched.add(os.path.dirname(change.dest))
+        self.touched.add(os.path.dirname(change.now.path))
 
     def link(self, change: Change) -> None:
-        copy = os.path.join(os.path.dirname(change.dest), f".webstack-{os.urandom(8).hex()}")
+        copy = os.path.join(os.path.dirname(change.now.path), f".webstack-{os.urandom(8).hex()}")
         os.symlink(change.item["target"], copy)
         self.staged.append(copy)
         os.chown(copy, change.uid, change.gid, follow_symlinks=False)
@@ -524,8 +683,8 @@ class Writer:
             try:
                 back()
                 done.add(path)
-            except OSError as exc:
-                failed.append(f"{path}: {exc.strerror or exc}")
+            except (OSError, Refused) as exc:
+                failed.append(f"{path}: {getattr(exc, 'strerror', None) or exc}")
         self.undo.clear()
         return [name for name in names if name in done], failed
 
@@ -590,16 +749,17 @@ def redact(text: str, secrets: list[bytes]) -> str:
     return text
 
 
-def purged(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def purged(items: list[dict[str, Any]], folders: Folders) -> list[dict[str, Any]]:
     """Return an entry for each file that fits a directory's `purge` and that nobody names."""
     named = {item["dest"] for item in items}
     found: list[dict[str, Any]] = []
     for item in items:
-        if "purge" not in item or not os.path.isdir(item["dest"]):
+        folder = folders.find(item["dest"]) if "purge" in item else None
+        if folder is None:
             continue
-        for name in sorted(os.listdir(item["dest"])):
-            path = f"{item['dest']}/{name}"
-            kept = path in named or (os.path.isdir(path) and not os.path.islink(path))
+        for name in sorted(os.listdir(folder.path)):
+            path, here = f"{item['dest']}/{name}", f"{folder.path}/{name}"
+            kept = path in named or (os.path.isdir(here) and not os.path.islink(here))
             if not kept and any(fnmatch.fnmatchcase(name, pattern) for pattern in item["purge"]):
                 # What it held is not ours to show.
                 found.append({"dest": path, "state": "absent", "recursive": False, "secret": True})
@@ -613,14 +773,16 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
     parents: dict[str, list[str]] = {}
     current = ""
     writer = Writer()
-    items = [*request["files"], *purged(request["files"])]
-    names = [item["dest"] for item in items]
-    leaving = frozenset(item["dest"] for item in items if item["state"] == "absent")
+    folders = Folders()
+    names: list[str] = []
     try:
+        items = [*request["files"], *purged(request["files"], folders)]
+        names += [item["dest"] for item in items]
+        leaving = frozenset(item["dest"] for item in items if item["state"] == "absent")
         # Look at everything before touching anything.
         for item in items:
             current = item["dest"]
-            change = Change(item, check, leaving)
+            change = Change(item, check, folders, leaving)
             changes.append(change)
             if change.state == "absent":
                 continue
@@ -637,6 +799,7 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
         if show_diff and changed:
             result["diff"] = [part for change in changed for part in change.diff()]
         if check:
+            folders.close()
             return result
 
         secrets = [text for change in changes if change.secret for text in (change.content, change.now.content)]
@@ -644,16 +807,21 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
         for change in changed:
             current = change.dest
             for parent in parents.get(current, []):
-                writer.directory(parent, 0o755, -1, -1)
+                writer.directory(folders.at(parent) or parent, parent, 0o755, -1, -1)
+            if change.now.kind == "absent":
+                # Its directory may have come just now.
+                change.now.path = folders.at(current) or current
             fresh = bool(change.parts & {"state", "content"})
             if change.state == "file" and fresh:
-                copy = writer.stage(current, change.content, change.item["mode"], change.uid, change.gid)
+                copy = writer.stage(change.now.path, change.content, change.item["mode"], change.uid, change.gid)
                 staged.append((change, copy))
                 if "validate" in change.item:
-                    words = [word.replace("%s", copy) for word in change.item["validate"]]
+                    # The command is another process: it has the name, not our handle of the directory.
+                    name = os.path.join(os.path.dirname(current), os.path.basename(copy))
+                    words = [word.replace("%s", name) for word in change.item["validate"]]
                     run_check(words, secrets, "the check of the new file")
             elif change.state == "directory" and fresh:
-                writer.directory(current, change.item["mode"], change.uid, change.gid)
+                writer.directory(change.now.path, current, change.item["mode"], change.uid, change.gid)
             elif change.state == "link" and fresh:
                 writer.link(change)
         # Every single file is good: only now do the old ones give way.
@@ -671,12 +839,14 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
             run_check(request["validate"], secrets, "validation of the files in place")
     except (Refused, OSError, KeyboardInterrupt) as exc:
         restored, failed = writer.roll_back(names)
+        failed = [folders.shown(text) for text in failed]
         if isinstance(exc, Refused):
-            message, fields = str(exc), exc.fields
+            message, fields = folders.shown(str(exc)), exc.fields
         elif isinstance(exc, KeyboardInterrupt):
             message, fields = "interrupted", {}
         else:
-            about = f" ({exc.filename})" if exc.filename and exc.filename != current else ""
+            name = folders.shown(str(exc.filename or ""))
+            about = f" ({name})" if name and name != current else ""
             message, fields = f"{exc.strerror or exc}{about}", {}
         result = {"failed": True, "changed": bool(failed), **fields, "restored": restored}
         if current:
@@ -690,10 +860,12 @@ def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False)
         else:
             message += ". Nothing was changed"
         result["msg"] = message
+        folders.close()
         return result
-    problems = writer.finish()
+    problems = [folders.shown(one) for one in writer.finish()]
     if problems:
         result["warnings"] = [f"webstack.ha.files: set aside but not removed: {one}" for one in problems]
+    folders.close()
     return result
 
 

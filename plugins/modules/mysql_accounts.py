@@ -13,6 +13,8 @@ description:
     are revoked.
   - Removes anonymous accounts and the empty schema C(test).
   - Schemas and accounts that are not named stay as they are.
+  - Refuses to change a server that is read-only. Root may write there all the same, but a replica would then have
+    transactions that its primary never had.
 options:
   databases:
     description: Names of schemas that shall exist.
@@ -122,10 +124,11 @@ class Server:
 
 def existing(
     server: Server, names: list[core.Account]
-) -> tuple[list[str], list[list[str]], bool, dict[str, core.Account]]:
-    """(schemas, anonymous accounts, whether an empty schema `test` exists, wanted accounts that exist)"""
-    schemas, tables, rows = server.ask(
+) -> tuple[bool, list[str], list[list[str]], bool, dict[str, core.Account]]:
+    """(read-only, schemas, anonymous accounts, whether an empty schema `test` exists, wanted accounts that exist)"""
+    closed, schemas, tables, rows = server.ask(
         [
+            "SELECT @@GLOBAL.read_only",
             "SELECT SCHEMA_NAME FROM information_schema.SCHEMATA",
             "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'test' LIMIT 1",
             "SELECT User, Host, Priv FROM mysql.global_priv",
@@ -147,7 +150,7 @@ def existing(
             tls=int(entry.get("ssl_type", 0)),
             grants=core.parse_grants(line[0] for line in lines),
         )
-    return listed, anonymous, "test" in listed and not tables, have
+    return closed[0][0] not in ("0", "OFF"), listed, anonymous, "test" in listed and not tables, have
 
 
 def main() -> None:
@@ -175,7 +178,7 @@ def main() -> None:
     steps: list[tuple[str, str]] = []
     try:
         accounts = [core.wanted(item) for item in module.params["accounts"]]
-        schemas, anonymous, empty_test, have = existing(server, accounts)
+        closed, schemas, anonymous, empty_test, have = existing(server, accounts)
         databases = module.params["databases"]
         steps += [
             (f"CREATE DATABASE {core.identifier(n)}", f"create schema {n}") for n in databases if n not in schemas
@@ -185,6 +188,11 @@ def main() -> None:
             steps.append(("DROP DATABASE `test`", "drop the empty schema test"))
         for item in accounts:
             steps += core.statements(item, have.get(item.label))
+        if steps and closed:
+            raise RuntimeError(
+                "the server is read-only, nothing was changed: accounts are made on the primary, and a closed primary"
+                f" is opened first ('webstack-db promote'). Left to do: {', '.join(text for _statement, text in steps)}"
+            )
         if steps and not module.check_mode:
             server.ask([statement for statement, _text in steps])
     except (RuntimeError, ValueError, OSError) as error:

@@ -12,6 +12,15 @@ description:
     the controller. Hosts need neither git nor access to the repository.
   - The release's identity depends on names, contents, modes and links of the files and on O(inputs), never on a time
     or a host. The same source gives the same identity and the same archive.
+  - A source that is incomplete is refused by name. That is a submodule without files, a pointer of Git LFS or
+    git-annex, a file that git-crypt encrypted, a link that leads nowhere, a pipe or a device, a folder that cannot be
+    read, or an archive that is cut off. What O(exclude) leaves out is not asked for.
+  - Of a git repository the submodules come with it, and what C(export-ignore) leaves out of published archives. Files
+    in Git LFS come when git-lfs is set up on the controller (C(git lfs install)).
+  - Empty folders belong to no release, as in git.
+  - Refuses a source that holds secrets of the site, whatever its type. Everybody on the servers can read a release.
+    Looked for, by name and by content, are the keys of the internal authority, wherever their directory is, the file
+    of M(webstack.ha.secrets) and the values in it, keys of ACME accounts and the password files that this run uses.
   - Runs on the controller only. Call it with C(run_once).
 options:
   source:

@@ -9,7 +9,7 @@ short_description: Write the missing secrets of a site once
 version_added: "0.1.0"
 description:
   - Writes a random value for each secret that no host of the inventory has yet, into
-    C(group_vars/all/secrets.yml) beside the inventory, with mode 0600.
+    C(group_vars/all/secrets.yml) beside the inventory, with mode 0600. A new file gets a C(.gitignore) beside it.
   - A secret that exists is never changed, and no value is ever shown or returned.
   - A file that C(ansible-vault) has encrypted is never rewritten. When a secret is missing from it, the task fails
     and names the missing ones.

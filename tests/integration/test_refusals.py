@@ -7,6 +7,7 @@ each stand in tests/unit/plugins/test_preflight.py. No host needs to be up.
 from __future__ import annotations
 
 import copy
+import json
 import os
 import pathlib
 import re
@@ -143,6 +144,48 @@ def _broken_expression(inventory: Inventory) -> None:
     host(inventory, "was1")["webstack_application_port"] = "{{ site_port }}"
 
 
+def _shorter_application(inventory: Inventory) -> None:
+    host(inventory, "lb2")["lb_nginx_locations"] = [{"path": "/export/", "read_timeout_seconds": 600}]
+    host(inventory, "was1")["was_django_request_timeout_seconds"] = 60
+
+
+def _longer_application(inventory: Inventory) -> None:
+    host(inventory, "was2")["was_django_request_timeout_seconds"] = 300
+
+
+def _no_boolean(inventory: Inventory) -> None:
+    host(inventory, "lb1")["lb_nginx_http3_enabled"] = "maybe"
+
+
+def _no_writer_address(inventory: Inventory) -> None:
+    settings(inventory)["webstack_database_address"] = ""
+
+
+def _no_pki_directory(inventory: Inventory) -> None:
+    # What a lookup of an absent environment variable leaves.
+    settings(inventory)["webstack_pki_directory"] = "{{ lookup('env', 'WEBSTACK_NO_SUCH_VARIABLE') }}/pki"
+
+
+def _relative_pki_directory(inventory: Inventory) -> None:
+    settings(inventory)["webstack_pki_directory"] = "pki"
+
+
+def _no_media_directory(inventory: Inventory) -> None:
+    settings(inventory)["webstack_media_directory"] = ""
+
+
+def _no_cache_directory(inventory: Inventory) -> None:
+    host(inventory, "lb2")["lb_nginx_cache_directory"] = "{{ lookup('env', 'WEBSTACK_NO_SUCH_VARIABLE') }}/"
+
+
+def _two_pki_directories(inventory: Inventory) -> None:
+    host(inventory, "was2")["redis_cluster_client_pki_directory"] = "/tmp/elsewhere/pki"
+
+
+def _two_sources(inventory: Inventory) -> None:
+    host(inventory, "was2")["was_django_source"] = {"type": "directory", "path": "{{ inventory_dir }}/other"}
+
+
 CASES: list[tuple[Callable[[Inventory], None], str]] = [
     (_missing_address, "redis2: webstack_address: is not set"),
     (
@@ -161,6 +204,26 @@ CASES: list[tuple[Callable[[Inventory], None], str]] = [
     (_no_password, "was1, was2, db1, db2: webstack_database_password: is not set"),
     (_no_role_password, "db1, db2: mysql_replication_password: is not set"),
     (_same_address, "was2: webstack_address: 192.0.2.13 is also the address of was1"),
+    (
+        _shorter_application,
+        "was1: was_django_request_timeout_seconds: is 60, but the balancers wait 600 s at most "
+        "(lb_nginx_backend_read_timeout_seconds, lb_nginx_locations and lb_nginx_sites of lb2)",
+    ),
+    (_longer_application, "was2: was_django_request_timeout_seconds: is 300, but the balancers wait 60 s at most"),
+    (
+        _no_writer_address,
+        "was1, was2: was_django_database_host: is not set (needed by was_django_database_engine: mysql)",
+    ),
+    (_no_boolean, "lb1: lb_nginx_http3_enabled: must be true or false, not the text 'maybe'"),
+    (_no_pki_directory, "webstack_pki_directory: /pki lies directly below /: is a variable in it empty?"),
+    (_no_media_directory, "webstack_media_directory: must be the absolute path of a directory, not the text ''"),
+    (_no_cache_directory, "lb2: lb_nginx_cache_directory: must be the absolute path of a directory, not the text '/'"),
+    (_relative_pki_directory, "webstack_pki_directory: pki must be an absolute path"),
+    (
+        _two_pki_directories,
+        "was2: redis_cluster_client_pki_directory: differs from was1's redis_cluster_client_pki_directory",
+    ),
+    (_two_sources, "was2: was_django_source: differs from was1's: both must be the same"),
     (_broken_expression, "was1: site_port: is not set (needed by webstack_application_port"),
 ]
 
@@ -221,6 +284,81 @@ def test_the_places_of_the_cache_are_checked_before_anything_else(tmp_path: path
     assert "TASK [Ask the hosts" not in output
 
 
+def test_two_inventories_make_no_two_authorities(tmp_path: pathlib.Path) -> None:
+    """The directory of an inventory differs per host; what is one for the site is not made of it."""
+    files = []
+    for name, tiers in (("one", ("lb", "was", "redis")), ("two", ("db",))):
+        inventory = good()
+        children = inventory["all"]["children"]
+        inventory["all"]["children"] = {tier: children[tier] for tier in tiers}
+        file = tmp_path / name / "hosts.yml"
+        file.parent.mkdir()
+        file.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+        files += ["-i", str(file)]
+    code, output = play(tmp_path, PLAYBOOKS / "preflight.yml", *files)
+    assert code != 0, output
+    (line,) = refused(output)
+    assert line.startswith("db1, db2: webstack_pki_directory: differs from lb1's")
+    assert f"({tmp_path}/two/.pki here, {tmp_path}/one/.pki there)" in line
+    assert "TASK [Ask the hosts" not in output, output
+
+    # A role alone, without the site's preflight, says the same. Asking a host changes nothing, so this machine will do.
+    steps = {
+        "ansible.builtin.include_tasks": str(PLAYBOOKS / "tasks/authority.yml"),
+        "vars": {
+            "__webstack_role": "redis_shard",
+            "redis_shard_pki_directory": "{{ webstack_pki_directory | default(inventory_dir ~ '/.pki') }}",
+        },
+    }
+    book = tmp_path / "book.yml"
+    book.write_text(yaml.safe_dump([{"hosts": "redis1,db1", "gather_facts": False, "tasks": [steps]}]))
+    code, output = play(tmp_path, book, *files, "-e", "ansible_connection=local")
+    assert code != 0, output
+    assert "db1: webstack_pki_directory: differs from redis1's" in output, output
+
+    code, output = play(
+        tmp_path, PLAYBOOKS / "preflight.yml", *files, "-e", f"webstack_pki_directory={tmp_path}/one/.pki"
+    )
+    assert "TASK [Ask the hosts" in output, output
+
+
+def test_a_list_of_hosts_has_no_place_for_an_authority(tmp_path: pathlib.Path) -> None:
+    """Without an inventory file its directory is nowhere; a relative name would be a folder of the playbook."""
+    book = tmp_path / "book.yml"
+    ask = {"webstack.ha.certificate": {"directory": "{{ inventory_dir ~ '/.pki' }}"}}
+    book.write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": [ask]}]))
+    code, output = play(tmp_path, book, "-i", "alone,", "-e", "ansible_connection=local")
+    assert code != 0, output
+    assert "there is no inventory file" in output or "'inventory_dir' is undefined" in output, output
+    assert [path.name for path in tmp_path.iterdir()] == ["book.yml"]
+
+
+def test_no_secret_leaves_with_the_application(tmp_path: pathlib.Path) -> None:
+    """The inventory lies in the project, as many do it; the authority is elsewhere in it, by an expression."""
+    shop = tmp_path / "shop"
+    for name in ("manage.py", "app/a.py"):
+        (shop / name).parent.mkdir(parents=True, exist_ok=True)
+        (shop / name).write_text("1\n")
+    inventory = good()
+    settings(inventory)["webstack_pki_directory"] = "{{ inventory_dir }}/../certificates"
+    secret = settings(inventory)["backup_slave_password"]
+    (shop / "app/settings.py").write_text(f"BACKUP = {secret!r}\n")
+    file = shop / "deploy/hosts.yml"
+    file.parent.mkdir()
+    file.write_text(yaml.safe_dump(inventory), encoding="utf-8")
+    issue = {"webstack.ha.certificate": {"directory": "{{ webstack_pki_directory }}", "name": "db1"}}
+    pack = {"webstack.ha.release": {"source": {"type": "directory", "path": str(shop)}}}
+    book = tmp_path / "book.yml"
+    book.write_text(yaml.safe_dump([{"hosts": "was1", "gather_facts": False, "tasks": [issue, pack]}]))
+    code, output = play(tmp_path, book, "-i", str(file), "-e", "ansible_connection=local", "-vv")
+    assert code != 0, output
+    said = re.search("the source holds secrets, .*", output)
+    assert said, output
+    for path in ("certificates/ca.key", "certificates/db1.key", "app/settings.py", "deploy/hosts.yml"):
+        assert path in said[0], output
+    assert secret not in output
+
+
 def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
     inventory = good()
     host(inventory, "db2")["webstack_database_password"] = "hunter2hunter2hunter2hunter2"
@@ -230,6 +368,39 @@ def test_no_secret_is_shown(tmp_path: pathlib.Path) -> None:
     assert "db2: webstack_database_password: differs from lb1's" in output
     assert "webstack_cache_password: must be a text" in output
     assert "hunter" not in output
+
+
+def test_booleans_are_taken_as_ini_files_and_the_command_line_give_them(tmp_path: pathlib.Path) -> None:
+    """Both give texts; what a host says in YAML is the same."""
+    inventory = good()
+    groups = {tier: next(iter(group["hosts"].items())) for tier, group in inventory["all"]["children"].items()}
+    lines = [f"[{tier}]\n{name} webstack_address={own['webstack_address']}" for tier, (name, own) in groups.items()]
+    lines += ["[all:vars]", *(f"{name}={value!r}" for name, value in settings(inventory).items())]
+    (tmp_path / "hosts.ini").write_text("\n".join([*lines, "lb_nginx_cache_enabled=no", ""]), encoding="utf-8")
+    run = (tmp_path, PLAYBOOKS / "preflight.yml", "-i", str(tmp_path / "hosts.ini"))
+    _code, output = play(*run, "-e", "webstack_allow_single=true")
+    assert "TASK [Ask the hosts" in output, output
+    _code, output = play(*run, "-e", "webstack_allow_single=no")
+    assert "group was: has only was1, at least 2 are needed" in output
+    with (tmp_path / "hosts.ini").open("a", encoding="utf-8") as file:
+        file.write("webstack_allow_single=true\n")
+    _code, output = play(*run)
+    assert "TASK [Ask the hosts" in output, output
+
+
+def test_what_the_documents_advise_passes(tmp_path: pathlib.Path) -> None:
+    inventory = good()
+    settings(inventory)["lb_nginx_locations"] = [
+        {"path": "/ws/", "websocket": True, "read_timeout_seconds": 3600},
+        {"path": "/export/", "read_timeout_seconds": 600},
+    ]
+    _code, output = preflight(tmp_path, inventory)
+    assert "TASK [Ask the hosts" in output, output
+    settings(inventory)["was_django_request_timeout_seconds"] = 600
+    # Without layer 2 there is no writer address, as mysql_replication's README says.
+    settings(inventory).update(webstack_database_address="", was_django_database_host="192.0.2.18")
+    _code, output = preflight(tmp_path, inventory)
+    assert "TASK [Ask the hosts" in output, output
 
 
 def test_a_good_inventory_passes_and_unfit_hosts_are_named_together(tmp_path: pathlib.Path) -> None:
@@ -286,3 +457,52 @@ def test_secrets_are_written_once_and_make_a_site_complete(tmp_path: pathlib.Pat
 
     _code, output = preflight(tmp_path, inventory)
     assert "TASK [Ask the hosts" in output, output
+
+
+@pytest.mark.parametrize(
+    ("owners", "host_option", "words"),
+    [
+        (["lb1"], [], "lb1 is the only balancer that answers: nobody can take its addresses"),
+        ([], [], "no balancer owns an address"),
+        (["lb1"], ["-e", "host=lb9"], "host is lb9; the balancers that answer are lb1"),
+    ],
+)
+def test_addresses_are_not_handed_over_to_nobody(
+    tmp_path: pathlib.Path, owners: list[str], host_option: list[str], words: str
+) -> None:
+    """A site of one balancer, which is this machine with a webstack-vip that is a fake."""
+    fake = tmp_path / "webstack-vip"
+    fake.write_text(f"#!/bin/sh\ncat <<E\n{json.dumps({'host': 'lb1', 'owns': owners})}\nE\n")
+    fake.chmod(0o755)
+    inventory = {
+        "all": {
+            "vars": {
+                "ansible_connection": "local",
+                "ansible_become": False,
+                "ansible_python_interpreter": sys.executable,
+            },
+            "children": {"lb": {"hosts": {"lb1": {}}}},
+        }
+    }
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(inventory))
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "ansible",
+            "playbook",
+            str(PLAYBOOKS / "switchover.yml"),
+            "-i",
+            "hosts.yml",
+            *host_option,
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert words in " ".join((done.stdout + done.stderr).split())
+    assert "changed=0" in done.stdout

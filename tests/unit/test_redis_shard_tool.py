@@ -7,6 +7,8 @@ import pathlib
 import sys
 from typing import Any
 
+import pytest
+
 TOOL = pathlib.Path(__file__).resolve().parents[2] / "roles/redis_shard/files/redis-shard.py"
 SPEC = importlib.util.spec_from_file_location("redis_shard_tool", TOOL)
 assert SPEC is not None
@@ -213,3 +215,20 @@ def test_a_cluster_keeps_what_a_fail_over_decided_and_takes_a_new_server_in() ->
     assert cluster.leader["id-new"] == heir
     assert len(cluster.slots[heir]) > 0
     assert cluster.obey() == 0
+
+
+def test_a_shard_without_a_replica_is_not_handed_over_and_its_writes_do_not_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def ask(_node: Any, _access: Any, *words: str) -> Any:
+        asked.append(" ".join(words))
+        if words[0] == "ROLE":
+            return ["master", 5, []]
+        return ["ip", ONE, "port", "6379", "config-epoch", "1"]
+
+    monkeypatch.setattr(tool, "ask", ask)
+    with pytest.raises(tool.Failure, match="no replica follows redis1, nobody can take over"):
+        tool.failover(site(ONE), "s1")
+    assert not [words for words in asked if words.startswith("CLIENT")]

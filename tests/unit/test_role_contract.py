@@ -229,6 +229,18 @@ def test_no_failure_is_swallowed() -> None:
     assert swallowed == []
 
 
+def test_programs_choose_their_umask_and_their_interpreter() -> None:
+    """One that writes must not take over what sudo or a login of the caller says: others read what it writes."""
+    programs = [path for path in ROOT.glob("roles/*/files/*") if path.is_file() and path.read_bytes()[:2] == b"#!"]
+    texts = {path.name: path.read_text(encoding="utf-8") for path in programs}
+    # Nor the interpreter that a login's PATH finds first.
+    assert [name for name, text in texts.items() if "/env " in text.splitlines()[0]] == []
+    writing = re.compile(r"write_text|\.mkdir\(|\.touch\(|open\(\"w|^\s*mkdir ", re.MULTILINE)
+    # That one is started by systemd only.
+    found = [name for name, text in texts.items() if writing.search(text) and not re.search(r"\bumask[ (]", text)]
+    assert found == ["webstack-nutcracker.py"]
+
+
 def test_playbooks_have_names_that_can_be_called() -> None:
     assert [p.name for p in ROOT.glob("playbooks/*.yml") if not re.fullmatch(r"[a-z][a-z0-9_]*\.yml", p.name)] == []
 
@@ -282,3 +294,40 @@ def test_labs_never_collide() -> None:
         if first.overlaps(second)
     ]
     assert clashes == []
+
+
+#: What is evaluated although it has no braces.
+CONDITIONS = {"when", "that", "until", "failed_when", "changed_when"}
+EXPRESSION = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
+LITERAL = re.compile(r"'(?:[^'\\]|\\.)*'")
+
+
+def expressions(value: Any, condition: bool = False) -> Iterator[str]:
+    """Return the expressions inside of YAML data or a template, without the texts in them."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from expressions(item, key in CONDITIONS)
+    elif isinstance(value, list):
+        for item in value:
+            yield from expressions(item, condition)
+    elif isinstance(value, str):
+        found = [first or second for first, second in EXPRESSION.findall(value)]
+        for text in [value] if condition and not found else found:
+            yield LITERAL.sub("''", text)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_booleans_are_read_as_such_wherever_they_are_used(role: str) -> None:
+    """An INI file and -e name=value give texts, and the text `false` would be true."""
+    folder = ROOT / "roles" / role
+    texts = [path.read_text(encoding="utf-8") for path in folder.glob("templates/*")]
+    files = [path for name in ("tasks", "handlers", "vars", "defaults") for path in folder.glob(f"{name}/*.yml")]
+    found = [text for item in [*texts, *map(load, files)] for text in expressions(item)]
+    names = [name for name, spec in options(role).items() if spec.get("type") == "bool"]
+    bare = [
+        text
+        for text in found
+        for name in names
+        if re.search(rf"\b{name}\b(?!\s*\|\s*(?:default\([^)]*\)\s*\|\s*)?bool\b)", text)
+    ]
+    assert bare == []

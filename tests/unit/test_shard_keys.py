@@ -101,6 +101,20 @@ def test_keys_of_any_bytes(server: redis.Redis) -> None:
     assert server.dbsize() == len(keys) - len(away)
 
 
+def test_the_roll_of_the_client_is_no_key(server: redis.Redis) -> None:
+    server.set(owned("redis1", 1)[0], "x")
+    roll = redis.Redis(port=server.connection_pool.connection_kwargs["port"], db=15)
+    roll.hset("webstack_cache:roll:0", "count", 1)
+    command = commands(server)
+    for shard in ("redis1", "redis2", "redis3"):
+        assert shard_keys.census(command, shard, OLD, NEW)["keys"] == 1
+        shard_keys.sweep(command, shard, [OLD], dry_run=True)
+    # No ring places it on two of these.
+    for shard in ("redis2", "redis3", "redis1"):
+        shard_keys.sweep(command, shard, [OLD])
+    assert roll.exists("webstack_cache:roll:0")
+
+
 def test_a_sweep_does_not_hold_up_others(server: redis.Redis) -> None:
     """Half of 200,000 keys go; somebody else reads meanwhile."""
     pipeline = server.pipeline(transaction=False)

@@ -24,7 +24,7 @@ from django.core.management.base import SystemCheckError
 from django.test import override_settings
 from fake_sentinel import FakeSentinel
 from redis_servers import RedisServer, Shards, free_port, ring
-from webstack_cache import breaker, cluster, configuration, connections, sentinels, shard
+from webstack_cache import breaker, cluster, configuration, connections, roll, sentinels, shard
 
 FILES = Path(__file__).parents[2] / "roles/redis_cluster_client/files"
 NAMES = ("redis1", "redis2", "redis3")
@@ -71,6 +71,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     yield made
     # What a test's cache still owes cannot be paid any more.
     for each in cluster._clusters._made.values():
+        each._answers.close()
         for part in each.shards.values():
             part.close()
     made.stop()
@@ -297,6 +298,7 @@ def test_a_host_that_drops_packets_stalls_a_process_for_a_second_at_most(site: S
         each.close()
 
 
+@pytest.mark.quiet
 def test_one_probe_each_quarter_of_a_second_until_nobody_calls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "IDLE_SECONDS", 1.2)
     site.write(sentinels=[])
@@ -501,6 +503,7 @@ def test_a_lost_write_is_forgotten_also_where_nobody_calls_any_more(
     until(lambda: direct(site.servers["redis1"]).dbsize() == 0)
 
 
+@pytest.mark.quiet
 def test_reads_wait_after_an_outage_until_every_process_has_forgotten(site: Site) -> None:
     cache = site.cache()
     key = keys_of(cache, "redis1")[0]
@@ -758,6 +761,265 @@ def test_a_promotion_that_nobody_announces_is_taken_back(site: Site, monkeypatch
     assert cache.get(key) is None
 
 
+def test_news_of_a_promotion_count_also_while_the_server_is_looked_at(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who asked the leading sentinel just before, found the server, and no master yet, still hears what comes."""
+    monkeypatch.setattr(breaker, "PROBE_SECONDS", 5)
+    replica = site.replica("redis2")
+    cache = site.cache()
+    until_all_are_heard(cache)
+    key = keys_of(cache, "redis2")[0]
+    cache.set(key, "old")
+    until(lambda: direct(replica).dbsize() == 1)
+    site.servers["redis2"].kill()
+    site.sentinels[1].lead("redis2", replica.port, tell=False)
+    site.sentinels[0].tell("+sdown", f"master redis2 127.0.0.1 {site.servers['redis2'].port}")
+    until(lambda: parts_of(cache).shards["redis2"].master.is_open)
+    cache.delete(key)
+    time.sleep(3 * shard.PROMOTION_SECONDS)
+    site.sentinels[1].lead("redis2", replica.port)
+    time.sleep(0.02)
+    direct(replica).replicaof("NO", "ONE")
+    until(lambda: direct(replica).dbsize() == 0, 0.5)
+
+
+# Processes that are late: no time limit tells when all have forgotten
+
+
+class Late(Site):
+    """A writer that loses a write and then has no turn, and a reader that uses the new master."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.turn = threading.Event()
+        self.heir = self.replica("redis2")
+        # Two clusters of one process know as little of each other as two processes.
+        self.writer = self.cache(socket_keepalive=True)
+        self.reader = self.cache(socket_keepalive=False)
+        self.key, self.kept = keys_of(self.writer, "redis2")[:2]
+        for each in (self.writer, self.reader):
+            until_all_are_heard(each)
+            until(lambda each=each: each.set_many({self.key: "old", self.kept: "kept"}) == [])
+
+    def let_nothing_be_late(self) -> None:
+        """What was written in the last two seconds is forgotten, and what was before the last answer."""
+        time.sleep(shard.LATELY_SECONDS + 0.1)
+        for each in (self.writer, self.reader):
+            assert each.get(self.kept) == "kept"
+
+    def lose_a_write(self) -> None:
+        master = parts_of(self.writer).shards["redis2"].master
+        self.let_nothing_be_late()
+        self.servers["redis2"].freeze()
+        recover, tell = master.recover, master._tell
+        master.recover = lambda: self.turn.wait() and recover()
+        master._tell = lambda: self.turn.wait() and tell()
+        master.may_be_off_the_roll = lambda: False
+        assert self.writer.set_many({self.key: "new"}) == [self.key]
+
+    def stop(self) -> None:
+        self.turn.set()
+        super().stop()
+
+
+@pytest.fixture
+def late(tmp_path: Path) -> Iterator[Late]:
+    made = Late(tmp_path)
+    yield made
+    for each in cluster._clusters._made.values():
+        each._answers.close()
+        for part in each.shards.values():
+            part.close()
+    made.stop()
+
+
+def test_nobody_reads_a_new_master_before_the_last_has_forgotten(late: Late) -> None:
+    late.lose_a_write()
+    late.promote("redis2", late.heir)
+    until(lambda: late.reader.set_many({"redis2:{" + late.kept + "}": 1}) == [])
+    # The reader uses the server, five times longer than every process needs on an idle machine.
+    end = time.monotonic() + 5 * shard.CHANGE_SECONDS
+    while time.monotonic() < end:
+        assert late.reader.get_many([late.key, late.kept]) == {}
+    late.turn.set()
+    until(lambda: late.reader.get(late.kept) == "kept", 0.5)
+    assert late.reader.get(late.key) is None
+
+
+def test_a_process_that_begins_after_a_fail_over_waits_as_well(late: Late) -> None:
+    late.lose_a_write()
+    late.promote("redis2", late.heir)
+    begins = late.cache(socket_keepalive=None)
+    end = time.monotonic() + 5 * shard.CHANGE_SECONDS
+    while time.monotonic() < end:
+        assert begins.get(late.key) is None
+    late.turn.set()
+    until(lambda: begins.get(late.kept) == "kept", 1)
+    assert begins.get(late.key) is None
+
+
+@pytest.mark.quiet
+def test_a_shard_is_emptied_where_a_process_stays_silent(
+    late: Late, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it knew nobody knows."""
+    monkeypatch.setattr(roll, "PATIENCE_SECONDS", 1.0)
+    late.lose_a_write()
+    late.promote("redis2", late.heir)
+    waited = until(lambda: late.reader.get(late.key, "missing") != "missing" or direct(late.heir).dbsize() == 0)
+    assert 0.8 < waited < 2
+    assert late.reader.get(late.key) is None
+    until(lambda: "shard redis2 is emptied" in caplog.text)
+    # Once, and for good: the next one has nobody to wait for.
+    until(lambda: (late.reader.set(late.key, "newer"), late.reader.get(late.key))[1] == "newer")
+    late.turn.set()
+    until(lambda: late.writer.set_many({late.key: "newest"}) == [])
+    until(lambda: late.reader.get(late.key) == "newest", 2)
+
+
+def test_a_master_that_is_back_is_not_read_before_all_have_forgotten(
+    late: Late, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No fail-over at all, and a process that had no turn for longer than any quarantine."""
+    monkeypatch.setattr(roll, "PATIENCE_SECONDS", 10)
+    late.lose_a_write()
+    for _ in range(2):
+        late.reader.get(late.kept)
+    time.sleep(0.3)
+    late.servers["redis2"].thaw()
+    end = time.monotonic() + 3 * breaker.QUARANTINE_SECONDS
+    while time.monotonic() < end:
+        assert late.reader.get_many([late.key, late.kept]) == {}
+    late.turn.set()
+    until(lambda: late.reader.get(late.kept) == "kept", 2)
+    assert late.reader.get(late.key) in (None, "new")
+
+
+def test_an_answer_of_a_master_that_was_left_meanwhile_is_not_used(late: Late) -> None:
+    """The call waits for the old master, the news come, and then it answers."""
+    late.let_nothing_be_late()
+    late.servers["redis2"].freeze()
+    seen: list[Any] = []
+    thread = threading.Thread(target=lambda: seen.append(late.reader.get(late.key)))
+    thread.start()
+    time.sleep(0.05)
+    late.promote("redis2", late.heir)
+    until(lambda: late.writer.set_many({late.key: "new"}) == [])
+    late.servers["redis2"].thaw()
+    thread.join()
+    assert seen != ["old"]
+
+
+def test_who_slept_between_question_and_answer_hears_the_news_before_it_believes(
+    late: Late, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late.let_nothing_be_late()
+    awake = threading.Event()
+    awake.set()
+    read, look = connections.Connection.read_response, connections.Connection.can_read
+
+    def slowly(self: Any, *arguments: Any, **options: Any) -> Any:
+        reply = read(self, *arguments, **options)
+        if isinstance(reply, bytes) and b"old" in reply:
+            awake.clear()
+            late.promote("redis2", late.heir)
+            direct(late.heir).delete(f":1:{late.key}")
+            time.sleep(sentinels.LEASE_SECONDS + sentinels.PING_SECONDS)
+            awake.set()
+        return reply
+
+    # The threads that listen sleep with it.
+    monkeypatch.setattr(connections.Connection, "can_read", lambda self, seconds: awake.wait() and look(self, seconds))
+    monkeypatch.setattr(connections.Connection, "read_response", slowly)
+    assert late.reader.get(late.key) is None
+
+
+def test_who_ends_or_does_nothing_is_not_waited_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sentinels, "IDLE_SECONDS", 1.0)
+    on_roll = redis.Redis(port=site.servers["redis1"].port, db=roll.DATABASE)
+
+    def members() -> int:
+        return sum(name.startswith(b"p") for name in on_roll.hkeys(f"{roll.KEY}:0"))
+
+    cache = site.cache()
+    key = keys_of(cache, "redis1")[0]
+    cache.set(key, 1)
+    assert members() == 1
+    until(lambda: members() == 0)
+    cache.get(key)
+    until(lambda: members() == 1, 1.5)
+    with subprocess.Popen(
+        [sys.executable, "-c", LEAVING, str(site.path), key],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(FILES)},
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert members() in (1, 2)
+        process.communicate(b"go\n")
+    until(lambda: members() == 0)
+
+
+def test_who_was_killed_is_struck_off_the_roll(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roll, "_MISSED", 2)
+    monkeypatch.setattr(roll, "ANSWER_SECONDS", 0.02)
+    on_roll = redis.Redis(port=site.servers["redis1"].port, db=roll.DATABASE)
+    cache = site.cache()
+    key = keys_of(cache, "redis1")[0]
+    cache.set(key, 1)
+    on_roll.hset(f"{roll.KEY}:0", "pkilled", "1:0")
+    until(lambda: not on_roll.hexists(f"{roll.KEY}:0", "pkilled"))
+    assert cache.get(key) == 1
+
+
+def test_without_a_place_for_a_roll_the_least_times_are_left(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    for each in site.servers.values():
+        direct(each).execute_command("ACL", "SETUSER", "default", "-select")
+    cache = site.cache()
+    key = keys_of(cache, "redis1")[0]
+    cache.set(key, 1)
+    assert cache.get(key) == 1
+    assert "shard redis1 keeps no roll" in caplog.text
+    site.servers["redis1"].freeze()
+    for _ in range(2):
+        cache.get(key)
+    time.sleep(0.6)
+    site.servers["redis1"].thaw()
+    waited = until(lambda: cache.get(key) == 1, 2)
+    assert waited > breaker.QUARANTINE_SECONDS / 2
+
+
+def test_a_write_that_is_refused_while_the_debt_is_paid_delays_nobody_for_long(late: Late) -> None:
+    """It comes between the look that found the server and its use."""
+    master = parts_of(late.reader).shards["redis2"].master
+    settled = master.settled
+
+    def owing() -> None:
+        late.reader.set_many({late.key: "refused"})
+        settled()
+
+    master.settled = owing
+    master._lock = threading.RLock()  # the call is made where the thread holds it
+    late.servers["redis2"].freeze()
+    for _ in range(2):
+        late.reader.get(late.kept)
+    time.sleep(0.3)
+    late.servers["redis2"].thaw()
+    until(lambda: late.reader.get(late.kept) == "kept", 2)
+    assert late.reader.get(late.key) is None
+
+
+def test_clearing_the_cache_leaves_the_roll(site: Site) -> None:
+    cache = site.cache()
+    cache.set_many(dict.fromkeys(KEYS, 1))
+    on_roll = redis.Redis(port=site.servers["redis1"].port, db=roll.DATABASE)
+    assert on_roll.exists(f"{roll.KEY}:0")
+    cache.clear()
+    assert on_roll.exists(f"{roll.KEY}:0")
+
+
 def test_who_begins_to_listen_during_a_promotion_leaves_the_old_master(site: Site) -> None:
     replica = site.replica("redis2")
     cache = site.cache()
@@ -945,6 +1207,7 @@ def test_reads_survive_the_master(site: Site) -> None:
     until(lambda: cache.get(key) == 3)
 
 
+@pytest.mark.quiet
 def test_reads_fall_back_to_the_master(site: Site) -> None:
     replica = site.replica("redis1")
     site.write(**ring({**site.content()["shards"], "redis1": [site.servers["redis1"].address, replica.address]}))
@@ -1003,10 +1266,12 @@ def test_a_child_owes_what_its_parent_owes(site: Site) -> None:
     site.servers["redis2"].freeze()
     cache.delete(key)
     cache.get(key)
-    # As if threads of the parent were in the middle of something.
-    parts_of(cache).shards["redis2"].master._lock.acquire()
+    # As if threads of the parent were in the middle of something. It goes on, or the child would wait for it.
+    lock = parts_of(cache).shards["redis2"].master._lock
+    lock.acquire()
 
     threading.Timer(0.5, site.servers["redis2"].thaw).start()
+    threading.Timer(0.7, lock.release).start()
 
     def child() -> bool:
         seen = set()
@@ -1014,7 +1279,6 @@ def test_a_child_owes_what_its_parent_owes(site: Site) -> None:
         return seen == {None}
 
     assert in_a_child(child)
-    parts_of(cache).shards["redis2"].master._lock.release()
 
 
 # Changes of the ring

@@ -694,7 +694,7 @@ urlpatterns = _urls()
 # With the rights that the role gives
 
 
-def test_the_account_of_the_role_may_do_all_of_it(shards: Shards) -> None:
+def test_the_account_of_the_role_may_do_all_of_it(shards: Shards, caplog: pytest.LogCaptureFixture) -> None:
     role = yaml.safe_load((ROOT / "roles/redis_shard/vars/main.yml").read_text())
     rights = role["__redis_shard_application_rights"].split("{{")[0].split()
     for client in servers(shards).values():
@@ -719,6 +719,7 @@ def test_the_account_of_the_role_may_do_all_of_it(shards: Shards) -> None:
     cache.delete_many(["key1", "key2"])
     assert cache.delete_pattern("key*") == 28
     assert cache.clear() is True
+    assert "keeps no roll" not in caplog.text
 
 
 # A ring that is being changed

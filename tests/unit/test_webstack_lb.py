@@ -374,6 +374,45 @@ def test_purge_takes_a_prefix_of_the_key(
     assert len([*(tmp_path / "cache").rglob("entry")]) == left
 
 
+@pytest.mark.usefixtures("host")
+def test_a_cache_that_cannot_be_read_is_not_an_empty_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tool.purge(tool.argparse.Namespace(prefix=""))["removed"] == 0
+    (tmp_path / "cache/1").mkdir(parents=True)
+
+    def scandir(_folder: int) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tool.os, "scandir", scandir)
+    with pytest.raises(PermissionError):
+        tool.purge(tool.argparse.Namespace(prefix=""))
+
+
+@pytest.mark.parametrize("code", [1, 4, 127])
+def test_a_systemd_that_does_not_answer_is_no_nginx_that_stands(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    done = types.SimpleNamespace(returncode=code, stdout="", stderr="")
+    monkeypatch.setattr(tool, "run", lambda *_command: done)
+    with pytest.raises(tool.Refusal, match=f"is-active nginx.service: exit code {code}"):
+        tool.reload(None, "digest")
+    done.returncode = 3
+    assert tool.reload(None, "digest") is False
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_broken_wish_brings_no_drained_server_back(
+    host: Host, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool.WISHES.write_text(text)
+    with pytest.raises(tool.Refusal, match="is broken: remove it"):
+        tool.apply()
+    code, said = command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)
+    assert code == 1
+    assert "is broken" in said["error"]
+    # The probes go on.
+    assert tool.overview(tool.config(), {})["sites"]
+
+
 # --- the service ---------------------------------------------------------------------------------------------
 
 

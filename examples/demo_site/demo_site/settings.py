@@ -1,15 +1,16 @@
 """Development settings: everything in this folder, nothing to set up.
 
-On the stack, the role `was_django` generates an overlay on top of this file: database, caches,
-sessions, paths and secrets. Nothing here knows about the stack.
+On the stack, the role `was_django` sets the environment that is read here, and puts its own database, caches,
+sessions, paths and secrets in place of these. Nothing here knows about the stack.
 """
 
+import os
 from pathlib import Path
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 
-SECRET_KEY = "for development only"
-DEBUG = True
+SECRET_KEY = os.environ.get("SECRET_KEY", "for development only")
+DEBUG = os.environ.get("DEBUG", "True") == "True"
 ALLOWED_HOSTS: list[str] = ["*"]
 
 INSTALLED_APPS = [

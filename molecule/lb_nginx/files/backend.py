@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import socket
 import threading
 import time
@@ -16,6 +17,9 @@ HEALTH = pathlib.Path("/run/health")
 
 #: One id a line of each POST that was executed; survives the process.
 POSTS = pathlib.Path("/run/posts")
+
+#: Bytes that were sent of /big/ by now.
+big = {"sent": 0}
 
 counters: dict[str, int] = {}
 lock = threading.Lock()
@@ -57,8 +61,39 @@ class Application(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(text.encode())
 
+    def send_big(self) -> None:
+        """Send a file of zeros, or a part of it, as a server of large media does, and count what went out."""
+        query = parse_qs(urlsplit(self.path).query)
+        size = int(query["size"][0])
+        found = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", self.headers.get("Range", ""))
+        first, last = (int(found[1]), int(found[2] or size - 1)) if found else (0, size - 1)
+        self.send_response(206 if found else 200)
+        self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Cache-Control", "public, max-age=3600")
+        self.send_header("ETag", '"one"')
+        if found:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        else:
+            self.send_header("Accept-Ranges", "bytes")
+        self.end_headers()
+        left = last - first + 1 if self.command == "GET" else 0
+        while left > 0:
+            self.wfile.write(bytes(min(left, 1 << 16)))
+            with lock:
+                big["sent"] += min(left, 1 << 16)
+            left -= 1 << 16
+
     def do_GET(self) -> None:
-        self.answer()
+        if self.path.startswith("/media/big"):
+            self.send_big()
+        elif self.path == "/big-sent":
+            text = str(big["sent"]).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+        else:
+            self.answer()
 
     do_HEAD = do_GET
 

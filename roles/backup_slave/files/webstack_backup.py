@@ -8,9 +8,9 @@
   webstack-backup status [--json]                what this server is, and how the last runs went
 
 The other subcommands are the steps of playbooks/restore.yml: receive and send ship a data directory between
-hosts over mutual TLS, replication holds and resumes the replica, replace-data exchanges the data directory of
-the stopped server, take-over makes it the writer, fingerprint compares. `init` makes the repository or proves
-that it opens.
+hosts over mutual TLS, replication holds and resumes the replica, replace-data exchanges the data of the stopped
+server, recover undoes such an exchange that was cut off, take-over makes it the writer, fingerprint compares.
+`init` makes the repository or proves that it opens.
 
 `run`, `restore` and `init` end with one line on stdout and exit with 0 when all is well, 1 when not, 75 when
 another run holds the lock. Secrets come from files and reach restic through its environment only.
@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import errno
 import fcntl
 import glob
 import json
@@ -33,18 +32,29 @@ import shutil
 import signal
 import socket
 import ssl
+import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
+sys.path.insert(0, "/usr/local/lib/webstack")
+import data_swap
+from data_swap import SwapError
+
 CONFIG = "/etc/webstack-backup/config.json"
 STATE = pathlib.Path("/var/lib/webstack-backup")
 CACHE = pathlib.Path("/var/cache/webstack-backup")
-LOCK = pathlib.Path("/run/lock/webstack-backup.lock")
+# Not in /run/lock, where every account may put a link.
+LOCK = pathlib.Path("/run/webstack-backup.lock")
 METADATA = "webstack-backup.json"
 ROLE_COMMAND = pathlib.Path("/usr/local/sbin/webstack-db")
+# Says that this server was the primary; goes and comes with the data.
+MARKER = pathlib.Path("/var/lib/webstack-db/primary")
+KEPT_MARKER = "webstack-primary.json"
+KEPT_LOGS = "binary-logs"
 KINDS = ("hourly", "daily")
 LOCKED = 75  # EX_TEMPFAIL
 SYSTEM_SCHEMAS = ("mysql", "sys", "information_schema", "performance_schema")
@@ -86,11 +96,12 @@ def unescape(text: str) -> str:
 
 def parse_rows(output: str) -> list[dict[str, str]]:
     """Rows of `mariadb --batch`: a header line, then one line for each row."""
-    lines = output.split("\n")
-    if not lines or not lines[0]:
+    if not output:
         return []
-    header = lines[0].split("\t")
-    return [dict(zip(header, map(unescape, line.split("\t")), strict=True)) for line in lines[1:] if line]
+    # A row that is one empty field is an empty line: only the end of the last line is no row.
+    header, *lines = output.removesuffix("\n").split("\n")
+    names = header.split("\t")
+    return [dict(zip(names, map(unescape, line.split("\t")), strict=True)) for line in lines]
 
 
 def replica_state(rows: Sequence[Mapping[str, str]]) -> dict[str, Any] | None:
@@ -286,28 +297,38 @@ def existing_parent(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def need_room(path: pathlib.Path, size: int, factor: float) -> None:
+def need_room(path: pathlib.Path, size: int, factor: float, earlier: Sequence[pathlib.Path] = ()) -> None:
     status = os.statvfs(existing_parent(path))
     free = status.f_bavail * status.f_frsize
     if free < size * factor:
-        raise BackupError(
-            f"{path} has {free} bytes free and {int(size * factor)} are needed ({factor} x {size} bytes of data)"
-        )
+        text = f"{path} has {free} bytes free and {int(size * factor)} are needed ({factor} x {size} bytes of data)"
+        if earlier:
+            text += f"; copies that nobody may need any more: {', '.join(map(str, earlier))}"
+        raise BackupError(text)
 
 
 def write_whole(path: pathlib.Path, text: str, mode: int = 0o600) -> None:
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True)
         path.parent.chmod(mode | (mode & 0o444) >> 2)
-    new = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    # A new file of a name that nobody can guess: the directory for metrics may belong to another account.
+    handle, new = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    with os.fdopen(handle, "w") as file:
         file.write(text)
         os.fchmod(file.fileno(), mode)
-    new.replace(path)
+    os.replace(new, path)
 
 
 def read_text(path: pathlib.Path) -> str:
-    return path.read_text(errors="replace") if path.is_file() else ""
+    """Return what a file holds, nothing when there is none. What lies in its place is not followed or waited for."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise BackupError(f"{path} is a link or cannot be read ({error.strerror}); it is not followed") from error
+    with os.fdopen(handle, errors="replace") as file:
+        return file.read() if stat.S_ISREG(os.fstat(handle).st_mode) else ""
 
 
 def tool_file(directory: pathlib.Path, name: str) -> str:
@@ -377,7 +398,16 @@ class Program:
 
     def query(self, statement: str) -> list[dict[str, str]]:
         code, output, errors = self.execute(
-            ["mariadb", "--batch", "--user=root", "--connect-timeout=5", f"--socket={self.config['socket']}"],
+            [
+                "mariadb",
+                "--batch",
+                "--user=root",
+                "--connect-timeout=5",
+                f"--socket={self.config['socket']}",
+                # What is said to a replica stays out of its binary log: the primary never had it. The second is for a
+                # former primary, which webstack-db closes for everybody.
+                "--init-command=SET SESSION sql_log_bin = 0, tx_read_only = 0",
+            ],
             text_in=statement,
         )
         if code != 0:
@@ -412,6 +442,19 @@ class Program:
             "error": "",
         }
 
+    def disk(self) -> dict[str, Any]:
+        """Whether the server can write, by the word of the program that owns its role; a problem too if it has none."""
+        if not ROLE_COMMAND.is_file():
+            return {"problem": None, "error": f"{ROLE_COMMAND} is not installed"}
+        code, output, errors = self.execute([str(ROLE_COMMAND), "status", "--json"])
+        try:
+            # 2: it runs and cannot write.
+            return (
+                dict(json.loads(output)["disk"]) if code in (0, 2) else {"problem": None, "error": last_message(errors)}
+            )
+        except (KeyError, TypeError, ValueError):
+            return {"problem": None, "error": f"{ROLE_COMMAND.name} status: {last_message(errors or output)}"}
+
     def option(self, name: str, default: str) -> str:
         """A setting of the server from its option files, for the time when it does not run."""
         _, output, _ = self.execute(["my_print_defaults", "--mysqld"])
@@ -421,6 +464,14 @@ class Program:
 
     def datadir(self) -> pathlib.Path:
         return pathlib.Path(os.path.normpath(self.option("datadir", "/var/lib/mysql")))
+
+    def earlier(self, target: pathlib.Path) -> list[pathlib.Path]:
+        """Copies of the data that earlier restores and seeds left where a new one shall go."""
+        try:
+            where = data_swap.place(self.datadir())
+        except (SwapError, OSError):
+            return []
+        return where.earlier() if target.parent == where.base else []
 
     # restic
 
@@ -528,6 +579,11 @@ class Program:
             shutil.rmtree(directory, ignore_errors=True)
 
     def copy_server(self, server: Mapping[str, Any], directory: pathlib.Path) -> None:
+        datadir = pathlib.Path(str(server["datadir"]))
+        if astray := data_swap.led_astray(datadir, datadir.stat().st_uid):
+            raise BackupError(
+                f"{astray} leads to a file that is not the server's: look who put it there, and remove it"
+            )
         command = [
             "mariadb-backup",
             "--backup",
@@ -587,6 +643,8 @@ class Program:
         logs = [
             os.path.join(server["datadir"], name) + "." for name in (server["log_bin"], server["relay_log"]) if name
         ]
+        # Nor are the copies that a data directory of its own disk keeps inside of itself.
+        logs += [os.path.join(server["datadir"], name) + os.sep for name in data_swap.KEEP]
         need_room(
             pathlib.Path(self.config["staging_directory"]),
             size_of(server["datadir"], logs),
@@ -642,10 +700,8 @@ class Program:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise BackupError(f"--target {target} exists and is not an empty directory; nothing is overwritten")
         snapshot = choose(self.snapshots(), wanted)
-        need_room(target, snapshot["bytes"], self.config["free_disk_factor"])
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True, mode=0o700)
+        need_room(target, snapshot["bytes"], self.config["free_disk_factor"], self.earlier(target))
+        partial = partial_of(target)
         try:
             code, output, errors = self.restic("restore", snapshot["id"], "--quiet", "--target", str(partial))
             if code != 0:
@@ -670,83 +726,51 @@ class Program:
 
     def replace_data(self, source: pathlib.Path, keep: int) -> dict[str, str]:
         """Put a prepared directory in the place of the stopped server's. The old one is kept under a dated name."""
-        datadir = self.datadir()
-        self.need_stopped(datadir)
+        where = data_swap.place(self.datadir())
+        data_swap.need_stopped(where.data)
+        # Of a restore that was cut off; otherwise the start of the server would do it.
+        data_swap.recover()
         if not re.search(
             r"^backup_type = (log-applied|full-prepared)$", tool_file(source, "checkpoints"), re.MULTILINE
         ):
             raise BackupError(f"{source} is not a prepared data directory")
-        if os.path.ismount(datadir):
-            raise BackupError(f"{datadir} is a mount point and cannot be renamed; copy {source} into it by hand")
-        if source.stat().st_dev != datadir.parent.stat().st_dev:
-            raise BackupError(f"{source} is not on the file system of {datadir}")
-        old = datadir.with_name(f"{datadir.name}.before-restore-{stamp()}")
-        was = datadir.stat()
-        carry_over(datadir, source)
-        self.move(datadir, old)
-        try:
-            source.rename(datadir)
-        except OSError:
-            old.rename(datadir)
-            raise
-        os.chown(datadir, was.st_uid, was.st_gid)
-        datadir.chmod(was.st_mode & 0o7777)
-        for log in self.outside_logs(datadir):
-            (old / "binary-logs").mkdir(exist_ok=True)
-            shutil.move(log, old / "binary-logs")
-        siblings = [str(path) for path in datadir.parent.glob(f"{datadir.name}.before-restore-*")]
-        for name in surplus(siblings, keep):
+        old = where.folder("{}.before-restore-" + stamp())
+        carry_over(where.data, source)
+        data_swap.exchange(where, source, old, self.companions(where.data, old))
+        shutil.rmtree(source, ignore_errors=True)
+        before = where.folder("{}.before-restore-").name
+        kept = [str(path) for path in where.earlier() if path.name.startswith(before)]
+        for name in surplus(kept, keep):
             shutil.rmtree(name)
-        return {"datadir": str(datadir), "old": str(old)}
+        return {"datadir": str(where.data), "old": str(old)}
 
-    def move(self, path: pathlib.Path, target: pathlib.Path) -> None:
-        """Rename, or copy where the file system cannot: subvolumes, layers of a container."""
-        try:
-            path.rename(target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            code, _, errors = self.execute(["cp", "--archive", "--reflink=auto", str(path), str(target)])
-            if code != 0:
-                shutil.rmtree(target, ignore_errors=True)
-                raise BackupError(f"{path} can neither be renamed nor copied: {last_message(errors)}") from error
-            shutil.rmtree(path)
+    def companions(self, datadir: pathlib.Path, old: pathlib.Path) -> list[tuple[pathlib.Path, pathlib.Path]]:
+        """What lies elsewhere and belongs to the data: marker and binary logs go where it goes."""
+        pairs = [(pathlib.Path(log), old / KEPT_LOGS / pathlib.Path(log).name) for log in self.outside_logs(datadir)]
+        return [*pairs, (MARKER, old / KEPT_MARKER)] if MARKER.is_file() else pairs
 
     def undo_replace(self, old: pathlib.Path) -> dict[str, str]:
-        datadir = self.datadir()
-        self.need_stopped(datadir)
-        if not old.is_dir() or old.parent != datadir.parent:
-            raise BackupError(f"{old} is not an earlier data directory beside {datadir}")
-        for log in self.outside_logs(datadir):
-            os.unlink(log)
-        failed = datadir.with_name(f"{datadir.name}.failed-restore-{stamp()}")
-        self.move(datadir, failed)
-        old.rename(datadir)
-        aside = datadir / "binary-logs"
-        if aside.is_dir():
+        where = data_swap.place(self.datadir())
+        if not old.is_dir() or old.parent != where.base:
+            raise BackupError(f"{old} is not an earlier data directory in {where.base}")
+        failed = where.folder("{}.failed-restore-" + stamp())
+        bring = [(old / KEPT_MARKER, MARKER)] if (old / KEPT_MARKER).is_file() else []
+        logs = old / KEPT_LOGS
+        if os.path.lexists(logs):
+            data_swap.no_link(logs)
             home = pathlib.Path(self.option("log_bin", "")).parent
-            for path in aside.iterdir():
-                shutil.move(path, home)
-            aside.rmdir()
-        return {"datadir": str(datadir), "old": str(failed)}
+            bring += [(path, home / path.name) for path in sorted(logs.iterdir())]
+        data_swap.exchange(where, old, failed, self.companions(where.data, failed), bring)
+        shutil.rmtree(old, ignore_errors=True)
+        return {"datadir": str(where.data), "old": str(failed)}
 
     def outside_logs(self, datadir: pathlib.Path) -> list[str]:
         """Binary logs that do not live in the data directory: they tell the history that the restore leaves behind."""
         basename = self.option("log_bin", "")
-        if not os.path.isabs(basename) or datadir in pathlib.Path(basename).parents:
+        if not os.path.isabs(basename) or datadir in pathlib.Path(os.path.realpath(basename)).parents:
             return []
         stem = os.path.splitext(basename)[0]
         return [path for path in glob.glob(glob.escape(stem) + ".*") if os.path.isfile(path)]
-
-    def need_stopped(self, datadir: pathlib.Path) -> None:
-        """InnoDB locks its files as long as the server lives, whoever started it."""
-        path = datadir / "ibdata1"
-        if path.is_file():
-            with path.open("r+b") as file:
-                try:
-                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError as error:
-                    raise BackupError(f"a server is running on {datadir}; it must be stopped first") from error
 
     def take_over(self) -> dict[str, str]:
         """Make the restored server the writer, once it knows where in the history it stands."""
@@ -815,9 +839,7 @@ class Program:
         if target.exists():
             raise BackupError(f"{target} exists; nothing is overwritten")
         context = self.tls(ssl.Purpose.CLIENT_AUTH)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True, mode=0o700)
+        partial = partial_of(target)
         try:
             with socket.create_server((address, port), backlog=1) as listener:
                 listener.settimeout(patience)
@@ -918,25 +940,34 @@ def connect(address: str, port: int, patience: float) -> socket.socket:
 
 
 def give_to_server(directory: pathlib.Path) -> None:
+    """Give it to the server's account, the directory itself last: until then nobody else gets at what is in it."""
     owner = pwd.getpwnam("mysql")
-    for folder, folders, files in os.walk(directory):
-        for name in (".", *folders, *files):
+    for folder, folders, files in os.walk(directory, topdown=False):
+        for name in (*folders, *files):
             os.chown(os.path.join(folder, name), owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    os.chown(directory, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+
+
+def partial_of(target: pathlib.Path) -> pathlib.Path:
+    """An empty directory beside `target`, which it becomes when it is complete."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    owner = pwd.getpwnam("mysql")
+    data_swap.make_work(partial, owner.pw_uid, owner.pw_gid)
+    partial.mkdir(mode=0o700)
+    return partial
 
 
 def carry_over(old: pathlib.Path, new: pathlib.Path) -> None:
     """Debian's marks in the data directory, which no backup contains. The note that the system tables were
     upgraded is true of the restored ones only when they come from the very same version."""
-    names = list(old.glob("debian-*.flag"))
+    names = ["debian-*.flag"]
     version = str(json.loads((new / METADATA).read_text())["server"]) if (new / METADATA).is_file() else ""
     for name in ("mariadb_upgrade_info", "mysql_upgrade_info"):
         upgraded = read_text(old / name).strip()
         if upgraded and version.startswith(upgraded):
-            names.append(old / name)
-    for path in names:
-        copy = new / path.name
-        shutil.copy2(path, copy)
-        os.chown(copy, path.stat().st_uid, path.stat().st_gid)
+            names.append(name)
+    data_swap.carry_notes(old, new, names)
 
 
 # --- command line -----------------------------------------------------------------------------------
@@ -970,11 +1001,12 @@ def arguments_of(words: Sequence[str]) -> argparse.Namespace:
     status.add_argument("--json", action="store_true")
     status.add_argument("--snapshots", action="store_true", help="list the backups too")
     command("init", "Make the repository, or prove that it opens.")
-    replace = command("replace-data", "Exchange the data directory of the stopped server.")
+    replace = command("replace-data", "Exchange the data of the stopped server.")
     which = replace.add_mutually_exclusive_group(required=True)
-    which.add_argument("--source", type=pathlib.Path, metavar="DIR", help="a prepared directory beside it")
+    which.add_argument("--source", type=pathlib.Path, metavar="DIR", help="a prepared directory on its file system")
     which.add_argument("--undo", type=pathlib.Path, metavar="DIR", help="the old directory that comes back")
     replace.add_argument("--keep", type=int, default=0, help="old directories that stay, 0: all")
+    command("recover", "Undo an exchange of the data that was cut off; the server does it before it starts.")
     command("take-over", "Set the restored server's position to that of its backup and let it accept writes.")
     replication = command("replication", "Hold or resume replication on this server.")
     replication.add_argument("wish", choices=("stop", "start"))
@@ -991,6 +1023,14 @@ def arguments_of(words: Sequence[str]) -> argparse.Namespace:
     for one in (receive, send):
         one.add_argument("--port", type=int, required=True)
     return parser.parse_args(words)
+
+
+def where_data_goes(datadir: pathlib.Path) -> dict[str, str]:
+    """For the restore: the beginning of the names of copies of the data, or why it cannot be exchanged."""
+    try:
+        return {"copies": str(data_swap.place(datadir).folder("{}.")), "datadir_problem": ""}
+    except (SwapError, OSError) as error:
+        return {"copies": "", "datadir_problem": str(error)}
 
 
 def show(value: Mapping[str, Any] | Sequence[Any]) -> None:
@@ -1023,7 +1063,7 @@ def guarded(program: Program, arguments: argparse.Namespace) -> int:
     except Skipped as reason:
         print(f"webstack-backup: skipped: {reason}")
         return 0
-    except (BackupError, OSError) as error:
+    except (BackupError, SwapError, OSError) as error:
         signal.alarm(0)
         failure: dict[str, Any] = {"kind": kind} if kind else {}
         failure.update(host=socket.gethostname(), seconds=round(time.time() - started, 1), reason=str(error))
@@ -1065,8 +1105,8 @@ def main(words: Sequence[str]) -> int:
                     size = f"{one['bytes']:>14}"
                     print(one["id"], one["time"], f"{one['kind']:<6}", size, one["host"], one["gtid"], sep="  ")
         elif arguments.command == "status":
-            status = {**program.server(), "last": program.state()}
-            status["datadir_is_mount"] = os.path.ismount(status["datadir"])
+            status = {**program.server(), "disk": program.disk(), "last": program.state()}
+            status.update(where_data_goes(pathlib.Path(status["datadir"])))
             if arguments.snapshots:
                 status.update(snapshots=[], snapshots_error="")
                 try:
@@ -1083,6 +1123,8 @@ def main(words: Sequence[str]) -> int:
                 show(program.undo_replace(arguments.undo))
             else:
                 show(program.replace_data(arguments.source, arguments.keep))
+        elif arguments.command == "recover":
+            print(data_swap.recover() or "nothing to undo")
         elif arguments.command == "take-over":
             show(program.take_over())
         elif arguments.command == "replication":
@@ -1090,7 +1132,12 @@ def main(words: Sequence[str]) -> int:
         elif arguments.command == "fingerprint":
             show(program.fingerprint())
         elif arguments.command == "receive":
-            need_room(arguments.target, arguments.expect, program.config["free_disk_factor"])
+            need_room(
+                arguments.target,
+                arguments.expect,
+                program.config["free_disk_factor"],
+                program.earlier(arguments.target),
+            )
             show(
                 program.receive(
                     arguments.target, arguments.address, arguments.port, arguments.sender, arguments.patience
@@ -1098,7 +1145,7 @@ def main(words: Sequence[str]) -> int:
             )
         elif arguments.command == "send":
             show(program.send(arguments.source, arguments.address, arguments.port))
-    except (BackupError, OSError) as error:
+    except (BackupError, SwapError, OSError) as error:
         print(summary("FAILED", {"reason": error}), file=sys.stderr)
         return 1
     return 0

@@ -31,6 +31,7 @@ import os
 import pathlib
 import pwd
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -217,12 +218,32 @@ class Config:
 
 
 def load(path: pathlib.Path) -> dict[str, Any]:
-    """Return what a state file holds; one that is absent or broken holds nothing."""
+    """Return what a state file holds; one that is absent or broken holds nothing.
+
+    Root reads what the probes' account writes: no link is followed, and no pipe is waited for.
+    """
     try:
-        data = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        text = read_own(path)
+        data = json.loads(text) if text is not None else {}
+    except ValueError:
         return {}
     return data if isinstance(data, dict) else {}
+
+
+def read_own(path: str | pathlib.Path, folder: int | None = None, size: int = -1) -> str | None:
+    """Return the text of a file, None when it is gone. What is no file is refused: another account put it there."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Refusal(
+            f"{path} is a link or cannot be read ({error.strerror}); it is not followed: remove it"
+        ) from error
+    with os.fdopen(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise Refusal(f"{path} is no file: remove it")
+        return file.read(size).decode(errors="replace")
 
 
 def config() -> Config:
@@ -257,7 +278,17 @@ def write(path: pathlib.Path, text: str) -> None:
 
 
 def wishes() -> dict[str, list[str]]:
-    return {"drained": [], "maintenance": []} | load(WISHES)
+    """Return what the operator wants. A broken record is an error: as none it would bring drained servers back."""
+    none: dict[str, list[str]] = {"drained": [], "maintenance": []}
+    try:
+        data = json.loads(WISHES.read_text())
+    except FileNotFoundError:
+        return none
+    except ValueError:
+        data = None
+    if not isinstance(data, dict):
+        raise Refusal(f"{WISHES} is broken: remove it, then drain again what has to be out")
+    return none | data
 
 
 def found(settings: Config) -> dict[str, dict[str, Any]]:
@@ -340,7 +371,11 @@ def refresh() -> bool:
 
 def reload(settings: Config, digest: str) -> bool:
     """Have nginx's workers run the lists of a digest, unless they do. One that is stopped reads them when it starts."""
-    if run("systemctl", "is-active", "--quiet", "nginx.service").returncode or running_marks(settings) == digest:
+    asked = run("systemctl", "is-active", "--quiet", "nginx.service")
+    # 3: it does not run. Anything else is no answer, which is no reason to leave the old lists in use.
+    if asked.returncode not in (0, 3):
+        raise Refusal(f"systemctl is-active nginx.service: {asked.stderr.strip() or f'exit code {asked.returncode}'}")
+    if asked.returncode == 3 or running_marks(settings) == digest:
         return False
     reloaded = run("systemctl", "reload", "nginx.service")
     if reloaded.returncode:
@@ -489,23 +524,31 @@ def maintenance(options: argparse.Namespace) -> dict[str, Any]:
     return {"changed": change_wishes(change)}
 
 
+def refuse(error: OSError) -> None:
+    """For a walk: a folder that cannot be read is not an empty one. One that went meanwhile is."""
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
 def purge(options: argparse.Namespace) -> dict[str, Any]:
     """Delete kept answers; wait until none of them is served any more.
 
     nginx takes a file that is gone for a miss and forgets it, so nothing has to be reloaded.
     """
     removed = 0
-    wanted = b"\nKEY: " + options.prefix.encode()
-    for folder, _, names in os.walk(config().cache_directory):
+    if not os.path.lexists(config().cache_directory):
+        return {"changed": False, "removed": 0}
+    wanted = f"\nKEY: {options.prefix}"
+    # By open directories: the cache belongs to the workers' account, which could replace one by a link meanwhile.
+    # It may itself be a link of root's, to another disk.
+    top = os.path.realpath(config().cache_directory)
+    for _, _, names, folder in os.fwalk(top, onerror=refuse, follow_symlinks=False):
         for name in names:
-            path = os.path.join(folder, name)
             with contextlib.suppress(FileNotFoundError):
                 # The key stands in the first kilobytes, behind a binary header.
-                if options.prefix:
-                    with open(path, "rb") as file:
-                        if wanted not in file.read(8192):
-                            continue
-                os.unlink(path)
+                if options.prefix and wanted not in (read_own(name, folder, 8192) or ""):
+                    continue
+                os.unlink(name, dir_fd=folder)
                 removed += 1
     if removed:
         time.sleep(OPEN_FILE_SECONDS)
@@ -668,7 +711,11 @@ def old_workers() -> int:
 
 
 def overview(settings: Config, verdicts: Mapping[str, Verdict]) -> dict[str, Any]:
-    wish, counts = wishes(), connections()
+    try:
+        wish = wishes()
+    except Refusal:
+        wish = {"drained": [], "maintenance": []}  # `error` of the status says it; nginx keeps the lists that it has
+    counts = connections()
     known = {target: verdict.state for target, verdict in verdicts.items()}
     sites = []
     for site in settings.sites:
@@ -843,6 +890,7 @@ def main() -> int:
     for name in ("apply", "refresh", "generation", "run"):
         commands.add_parser(name)
     options = parser.parse_args()
+    os.umask(0o022)  # whoever calls: nginx and the probes read what is written here
 
     def locked_apply() -> dict[str, Any]:
         with locked():

@@ -486,6 +486,7 @@ def main(arguments: Sequence[str]) -> int:
     words.add_parser("renew").add_argument("names", nargs="*", metavar="NAME")
     words.add_parser("serve")
     options = parser.parse_args(arguments)
+    os.umask(0o022)  # whoever calls
     if options.word == "serve":
         return serve()
     balancer = Balancer()

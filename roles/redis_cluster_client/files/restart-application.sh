@@ -5,6 +5,7 @@
 # SIGUSR1 lets the process finish its requests; Apache starts the next one. Never reload Apache for this: that
 # breaks every request that runs longer than a moment. No such process, nothing to do.
 set -eu
+command -v ps >/dev/null || { echo "there is no ps on this host (package procps): the age of processes is unknown" >&2; exit 1; }
 
 daemons() {
     for directory in /proc/[0-9]*; do

@@ -25,14 +25,18 @@ an instance starts, so neither a re-run of the role nor a reboot undoes a fail-o
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib
 import json
 import os
 import pathlib
+import pwd
+import re
 import shutil
 import socket
 import ssl
+import stat
 import subprocess
 import sys
 import time
@@ -45,6 +49,7 @@ RUN = pathlib.Path("/run")
 UNITS = pathlib.Path("/etc/systemd/system")
 LEARNED = ("config-epoch", "leader-epoch", "known-replica", "known-sentinel")
 MARK = "# Written by the role redis_shard"
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 # Seconds. Connections stay inside one network; a dead host must not hold up a start.
 CONNECT = 0.5
 PATIENCE = 12.0
@@ -66,6 +71,64 @@ class Failure(Exception):
     """What the operator has to read; printed without a traceback."""
 
 
+# --- files where the servers' account may write -------------------------------------------------------
+
+
+@contextlib.contextmanager
+def as_account(name: str) -> Iterator[None]:
+    """Have the rights of an account and no others, and root's again afterwards.
+
+    In the servers' directories their account may put a link or another directory anywhere at any moment. With its own
+    rights we get no further than it does, wherever that leads.
+    """
+    try:
+        account = pwd.getpwnam(name)
+    except KeyError:  # its package is gone, and with it everybody who could plant something
+        yield
+        return
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(account.pw_gid)
+    os.seteuid(account.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
+def read(path: pathlib.Path) -> str | None:
+    """Return the text of a file, None when there is none. A link is not followed, and no pipe is waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        kind = "is a link, which is not followed"
+        if error.errno != errno.ELOOP:
+            kind = f"cannot be read ({error.strerror})"
+        raise Failure(f"{path} {kind}: look who put it there, and remove it") from error
+    with os.fdopen(descriptor, errors="replace") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise Failure(f"{path} is no file: look who put it there, and remove it")
+        return file.read()
+
+
+def write(path: pathlib.Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file in one step. The new one has a name that nobody can guess, and is nobody's but ours."""
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o600), "w") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Failure(f"{path} cannot be written: {error.strerror}") from error
+
+
 class Program:
     """A server program: Debian calls everything that belongs to one by the same word."""
 
@@ -76,6 +139,27 @@ class Program:
         self.sentinel_static = self.configuration / "sentinel-shards.conf"
         self.sentinel_file = self.state / "sentinel.conf"
         self.sentinel_unit = f"{name}-sentinel.service"
+
+    def read(self, path: pathlib.Path) -> str | None:
+        """Read a file in one of the servers' own directories."""
+        with as_account(self.name):
+            return read(path)
+
+    def write(self, path: pathlib.Path, text: str, mode: int = 0o644) -> None:
+        """Write one there."""
+        with as_account(self.name):
+            write(path, text, mode)
+
+    def remove(self, path: pathlib.Path) -> None:
+        """Remove a file or a directory there."""
+        try:
+            with as_account(self.name):
+                if path.is_symlink() or not path.is_dir():
+                    path.unlink(missing_ok=True)
+                else:
+                    shutil.rmtree(path)
+        except OSError as error:
+            raise Failure(f"{path} cannot be removed: {error.strerror}") from error
 
     def unit(self, shard: str) -> str:
         return f"{self.name}-server@{shard}.service"
@@ -102,11 +186,13 @@ class Program:
     def placed(self) -> list[str]:
         """Shards that the role once placed here."""
         start = f"{self.name}-"
-        return sorted(
-            path.stem.removeprefix(start)
-            for path in self.configuration.glob(f"{start}*.conf")
-            if path.read_text().startswith(MARK)
-        )
+        found = []
+        for path in self.configuration.glob(f"{start}*.conf"):
+            name = path.name.removeprefix(start).removesuffix(".conf")
+            # It becomes part of a path that is removed.
+            if SHARD_NAME.fullmatch(name) and (read(path) or "").startswith(MARK):
+                found.append(name)
+        return sorted(found)
 
 
 PROGRAMS = {name: Program(name) for name in ("redis", "valkey")}
@@ -297,10 +383,7 @@ def has_data(node: dict[str, Any], name: str, access: Access) -> bool:
 
 def learned_master(program: Program, name: str) -> dict[str, Any] | None:
     """The master in the file of this host's own sentinel: what it knew when it last wrote."""
-    try:
-        return learned(program.sentinel_file.read_text()).get(name, {}).get("master")
-    except OSError:
-        return None
+    return learned(program.read(program.sentinel_file) or "").get(name, {}).get("master")
 
 
 def decide(site: Site, name: str, known: bool) -> dict[str, Any] | None:
@@ -358,7 +441,8 @@ def decide(site: Site, name: str, known: bool) -> dict[str, Any] | None:
 def fingerprint(*files: pathlib.Path) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.read_bytes() if file.exists() else b"absent")
+        text = read(file)
+        digest.update(b"absent" if text is None else text.encode())
     return digest.hexdigest()
 
 
@@ -375,15 +459,16 @@ def guard(site: Site, name: str) -> None:
             print(f"vm.overcommit_memory stays as it is: {error}")
     program, runtime = site.program, site.program.runtime(name)
     marker = program.state / name / "known"
+    known = program.read(marker) is not None
     # The servers of a cluster settle among themselves who leads.
-    leader = decide(site, name, marker.exists()) if site.engine != "redis_cluster" else None
+    leader = decide(site, name, known) if site.engine != "redis_cluster" else None
     line = f"replicaof {leader['address']} {leader['port']}" if leader else "# master: no replicaof"
     print(f"{name} starts as {'replica of {address} {port}'.format(**leader) if leader else 'master'}")
-    write(runtime / "role.conf", line + "\n")
-    write(runtime / "started-with", fingerprint(*program.instance_files(name)))
-    write(runtime / "loaded", fingerprint(*live_files(program)))
-    if site.sentinels and not marker.exists() and View(site, name).master is not None:
-        write(marker, "")
+    program.write(runtime / "role.conf", line + "\n")
+    program.write(runtime / "started-with", fingerprint(*program.instance_files(name)))
+    program.write(runtime / "loaded", fingerprint(*live_files(program)))
+    if site.sentinels and not known and View(site, name).master is not None:
+        program.write(marker, "")
 
 
 def follow(site: Site, name: str) -> None:
@@ -393,7 +478,7 @@ def follow(site: Site, name: str) -> None:
     that: it promotes no replica whose link has been down for long.
     """
     node = site.own(name)
-    if node is None or not (site.program.state / name / "known").exists():
+    if node is None or site.program.read(site.program.state / name / "known") is None:
         return
     deadline = time.monotonic() + 40
     while time.monotonic() < deadline:
@@ -413,18 +498,6 @@ def follow(site: Site, name: str) -> None:
             pass
         time.sleep(0.5)
     print(f"{name}: still no link to a master")
-
-
-def write(path: pathlib.Path, text: str, mode: int = 0o644, owner: str | None = None) -> None:
-    """Replace a file in one step."""
-    temporary = path.with_name(f".{path.name}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(file.fileno(), mode)
-        file.write(text)
-    if owner:
-        shutil.chown(temporary, owner, owner)
-    temporary.replace(path)
 
 
 # --- Sentinel's file --------------------------------------------------------------------------------
@@ -507,15 +580,15 @@ def merge(static: str, dynamic: str, site: Site, views: dict[str, tuple[dict[str
 
 def prepare_sentinel(site: Site) -> None:
     program = site.program
-    dynamic = program.sentinel_file.read_text() if program.sentinel_file.exists() else ""
+    dynamic = program.read(program.sentinel_file) or ""
     views = {}
     for name in site.shards:
         view = View(site, name)
         if view.master is not None:
             views[name] = (view.master, view.epoch)
-    write(program.sentinel_file, merge(program.sentinel_static.read_text(), dynamic, site, views), 0o640, program.name)
-    write(RUN / "sentinel/started-with", fingerprint(*program.sentinel_files()))
-    write(RUN / "sentinel/loaded", fingerprint(*live_files(program, sentinel=True)))
+    program.write(program.sentinel_file, merge(read(program.sentinel_static) or "", dynamic, site, views), 0o640)
+    program.write(RUN / "sentinel/started-with", fingerprint(*program.sentinel_files()))
+    program.write(RUN / "sentinel/loaded", fingerprint(*live_files(program, sentinel=True)))
 
 
 # --- server-side cluster ------------------------------------------------------------------------------
@@ -715,8 +788,8 @@ def strangers(site: Site) -> list[str]:
     return found
 
 
-def stale(path: pathlib.Path, files: list[pathlib.Path]) -> bool:
-    return not path.exists() or path.read_text() != fingerprint(*files)
+def stale(program: Program, path: pathlib.Path, files: list[pathlib.Path]) -> bool:
+    return program.read(path) != fingerprint(*files)
 
 
 def todo(site: Site) -> dict[str, list[str]]:
@@ -729,9 +802,9 @@ def todo(site: Site) -> dict[str, list[str]]:
         if not active(unit):
             work["start"].append(unit)
             continue
-        if stale(runtime / "loaded", live_files(program, sentinel)):
+        if stale(program, runtime / "loaded", live_files(program, sentinel)):
             work["reload"].append(unit)
-        if stale(runtime / "started-with", files):
+        if stale(program, runtime / "started-with", files):
             work["restart"].append(unit)
     return work
 
@@ -807,6 +880,9 @@ def hand_over(site: Site, name: str, node: dict[str, Any]) -> None:
     witness = view.witness
     if witness is None:
         raise Failure(f"shard {name}: no sentinel answers, nobody can take over")
+    if not role_of(node, site.access).get("replicas"):
+        # Writes would wait for seconds, for nobody.
+        raise Failure(f"shard {name}: no replica follows {site.me}, nobody can take over")
 
     def caught_up() -> bool:
         _role, offset, replicas = ask(node, site.access, "ROLE")
@@ -874,15 +950,15 @@ def retire(site: Site, unit: str) -> None:
         systemctl("disable", "--now", unit)
         if not program.sentinel_static.exists():
             return  # the package's own
-        for path in (program.sentinel_static, program.sentinel_file):
-            path.unlink(missing_ok=True)
+        program.sentinel_static.unlink(missing_ok=True)
+        program.remove(program.sentinel_file)
         shutil.rmtree(UNITS / f"{unit}.d", ignore_errors=True)
         systemctl("daemon-reload")
         return
     name = unit.removeprefix(program.unit("").removesuffix(".service")).removesuffix(".service")
     file = program.file(name)
     if name in site.shards and program is site.program and site.sentinels and active(unit):
-        settings = dict(line.split(maxsplit=1) for line in file.read_text().splitlines() if " " in line)
+        settings = dict(line.split(maxsplit=1) for line in (read(file) or "").splitlines() if " " in line)
         here = {"address": settings["bind"].split()[0], "port": int(settings.get("tls-port", settings["port"]))}
         nodes = site.shards[name]["nodes"]
 
@@ -899,7 +975,7 @@ def retire(site: Site, unit: str) -> None:
     systemctl("stop", unit)
     file.unlink(missing_ok=True)
     shutil.rmtree(UNITS / f"{unit}.d", ignore_errors=True)
-    shutil.rmtree(program.state / name, ignore_errors=True)
+    program.remove(program.state / name)
     systemctl("daemon-reload")
 
 
@@ -926,7 +1002,7 @@ def reload(site: Site) -> int:
         loaded = fingerprint(*live_files(program, sentinel))
         try:
             with session(node, site.access) as command:
-                for words in account_commands(program.accounts(sentinel).read_text()):
+                for words in account_commands(read(program.accounts(sentinel)) or ""):
                     command(*words)
                 if site.access.tls and not sentinel:
                     # The same names: Redis reads them again whenever they are set.
@@ -938,12 +1014,12 @@ def reload(site: Site) -> int:
         except (Denied, Unreachable):
             # It knows another password, or no TLS yet: the restart that follows brings both.
             print(f"{unit}: restarts, for it accepts none of the passwords")
-            (runtime / "started-with").unlink(missing_ok=True)
+            program.remove(runtime / "started-with")
             continue
         if sentinel and site.access.tls:
             # Sentinel reads a certificate at its start only; that costs nothing.
-            (runtime / "started-with").unlink(missing_ok=True)
-        write(runtime / "loaded", loaded)
+            program.remove(runtime / "started-with")
+        program.write(runtime / "loaded", loaded)
         print(f"{unit}: reads its accounts and its certificate again")
     return 0
 
@@ -958,7 +1034,7 @@ def retire_strangers(site: Site) -> list[str]:
 
 def remembers_others(site: Site) -> bool:
     """Whether this host's sentinel watches other shards or other servers than the role lists."""
-    known = learned(site.program.sentinel_file.read_text())
+    known = learned(site.program.read(site.program.sentinel_file) or "")
     return known.keys() != site.shards.keys() or any(
         not listed(site.shards[name]["nodes"], node) for name, memory in known.items() for node in replicas_of(memory)
     )
@@ -1074,6 +1150,7 @@ def inspect_sentinel(site: Site) -> bool:
 
 
 def main(arguments: list[str]) -> int:
+    os.umask(0o022)  # whoever calls
     match arguments:
         case ["status"]:
             return status(Site.load())

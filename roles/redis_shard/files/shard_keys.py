@@ -19,6 +19,9 @@ Command = Callable[..., Any]
 BATCH = 500
 # Seconds in which reads are counted.
 WINDOW = 1.0
+# Which processes use the shard: no key of theirs, and not to be placed by any ring. See roll.py of the client.
+ROLL = "webstack_cache:roll:"
+ROLL_DATABASE = "15"
 
 
 def rings(orders: Sequence[Mapping[str, Any]]) -> list[Ring]:
@@ -50,7 +53,7 @@ def batches(command: Command) -> Iterator[list[str]]:
         cursor = "0"
         while True:
             cursor, keys = command("SCAN", cursor, "COUNT", str(BATCH))
-            yield keys
+            yield [key for key in keys if not key.startswith(ROLL)]
             if cursor == "0":
                 break
 
@@ -87,6 +90,8 @@ def census(command: Command, shard: str, old: Ring, new: Ring, limit: int = 20_0
     elapsed = time.monotonic() - started
     memory = {name: int(value) for name, value in info(command, "memory").items() if value.isdigit()}
     count = sum(int(line.split(",")[0].removeprefix("keys=")) for line in info(command, "keyspace").values())
+    command("SELECT", ROLL_DATABASE)
+    count -= int(command("EXISTS", *[f"{ROLL}{database}" for database in range(16)]))
     used = memory["used_memory"]
     # What stays when no key is left.
     fixed = sum(

@@ -20,7 +20,7 @@ import time
 from typing import Any
 
 SOCKET = "/run/shared-media/syncthing.sock"
-KEY = pathlib.Path("/var/lib/shared-media/syncthing/api.env")
+KEY = pathlib.Path("/etc/shared-media/syncthing.env")
 
 
 class Local(http.client.HTTPConnection):
@@ -67,8 +67,8 @@ def look(units: list[str]) -> tuple[dict[str, Any], list[str]]:
         else:
             report["folder"] = {key: folder.get(key) for key in ("state", "error", "needFiles", "globalFiles")}
             report["hosts"] = {names.get(key, key): item["connected"] for key, item in links.items()}
-            if folder.get("state") == "error":
-                problems.append(f"the folder does not work: {folder.get('error')}")
+            if folder.get("state") in (None, "", "error"):
+                problems.append(f"the folder does not work: {folder.get('error') or 'it has no state'}")
     return report, problems
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from rerun import play
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -199,7 +200,7 @@ def test_the_playbook_takes_one_backup_on_the_replica() -> None:
 
 
 def test_the_playbook_names_who_holds_the_lock() -> None:
-    hold = "import fcntl,time; f=open('/run/lock/webstack-backup.lock','r+'); fcntl.flock(f,2); time.sleep(600)"
+    hold = "import fcntl,time; f=open('/run/webstack-backup.lock','r+'); fcntl.flock(f,2); time.sleep(600)"
     on(REPLICA, f'systemd-run --quiet --unit=holder --collect python3 -c "{hold}"')
     try:
         done = play("backup_slave", book="playbooks/backup.yml")
@@ -273,6 +274,22 @@ def test_an_interrupted_run_cleans_up_and_frees_the_lock() -> None:
 
 
 # --- retention --------------------------------------------------------------------------------------
+
+
+def test_what_the_servers_account_links_to_does_not_come_into_a_backup() -> None:
+    """mariadb-backup reads as root: the next server on the copy would give the file to its account."""
+    before, planted = ids(), "/var/lib/mysql/site/shadow.frm"
+    on(REPLICA, f"runuser -u mysql -- ln -s /etc/shadow {planted}")
+    try:
+        refused = on(REPLICA, "webstack-backup run --require", check=False)
+        assert refused.returncode == 1
+        assert f"{planted} leads to a file that is not the server's" in refused.stdout + refused.stderr
+        assert ids() == before
+    finally:
+        on(REPLICA, f"rm {planted}")
+    # No account can lead the lock elsewhere.
+    for account in ("mysql", "nobody"):
+        assert on(REPLICA, f"runuser -u {account} -- touch /run/webstack-backup.lock", check=False).returncode != 0
 
 
 def test_retention_keeps_what_it_says_and_nothing_of_others() -> None:
@@ -368,6 +385,77 @@ def test_backup_drop_restore_compare() -> None:
     assert back_up()["host"] == REPLICA
 
 
+def restore(*extra: str, inventory: str | pathlib.Path = "") -> subprocess.CompletedProcess[str]:
+    return play(
+        "backup_slave", "-e", "backup_slave_restore_confirm=true", *extra, book="playbooks/restore.yml",
+        inventory=inventory,
+    )  # fmt: skip
+
+
+def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down() -> None:
+    back_up("--allow-primary", host=PRIMARY)
+    expected = content(PRIMARY)
+    on(REPLICA, "systemctl disable webstack-db mariadb && systemctl stop mariadb")
+    subprocess.run(["docker", "stop", "--time=5", REPLICA], check=True, capture_output=True)
+    on(
+        PRIMARY,
+        "systemctl stop mariadb; cp -a /var/lib/mysql /srv/disk && rm -r /var/lib/mysql && mkdir /var/lib/mysql"
+        " && mount --bind /srv/disk /var/lib/mysql && mkdir -p -m 700 /var/lib/mysql/lost+found"
+        " && systemctl start mariadb",
+    )
+    # It waits for its replica.
+    on(PRIMARY, "webstack-db promote --force")
+    sql(PRIMARY, "DROP TABLE site.notes")
+
+    done = restore()
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = message(done)
+    assert "webstack-restore: ok snapshot=" in said
+    assert "seeded=none" in said
+    assert "compared=no" in said
+    assert "seed_again_before_use=backup-db2" in said
+    assert "backup-db2 gives no answer and keeps the history that the site leaves" in said
+    assert content(PRIMARY) == expected
+    (old,) = on(PRIMARY, "ls -d /var/lib/mysql/.webstack/mysql.before-restore-*").stdout.split()
+    assert on(PRIMARY, f"test -f {old}/ibdata1 && ls /var/lib/mysql/.webstack").stdout.split() == [old.split("/")[-1]]
+    # A backup of such a server holds its data and nothing of what is kept beside it.
+    assert int(back_up("--allow-primary", host=PRIMARY)["bytes"]) < 100_000_000
+
+    subprocess.run(["docker", "start", REPLICA], check=True, capture_output=True)
+    on(REPLICA, "until systemctl is-system-running --wait 2>&1 | grep -qE 'running|degraded'; do sleep 0.2; done")
+    on(REPLICA, "systemctl enable webstack-db mariadb && systemctl start webstack-db")
+    done = play(
+        "backup_slave", "-e", f"host={REPLICA}", "-e", "mysql_replication_reseed=true", book="playbooks/reseed.yml"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    caught_up()
+    assert content(REPLICA) == expected
+
+
+def test_a_restore_that_fails_leaves_data_marker_and_replica_as_they_were() -> None:
+    """On the data directory that is a mount point still; then that is taken away."""
+    expected, marker = content(PRIMARY), on(PRIMARY, "cat /var/lib/webstack-db/primary").stdout
+    on(PRIMARY, "printf '#!/bin/sh\\nexit 1\\n' > /var/tmp/no && chmod +x /var/tmp/no")
+    on(PRIMARY, "mount --bind /var/tmp/no /usr/local/sbin/webstack-db")
+    try:
+        done = restore("-e", "backup_slave_restore_compare=false")
+    finally:
+        on(PRIMARY, "umount /usr/local/sbin/webstack-db")
+    assert done.returncode != 0
+    assert "FAILED on backup-db1 in the step 'Restore_primary | Let it accept writes again'" in message(done)
+    assert "The old data is in place again." in message(done)
+    assert on(PRIMARY, "cat /var/lib/webstack-db/primary").stdout == marker
+    on(PRIMARY, "webstack-db settle")
+    assert content(PRIMARY) == expected
+    caught_up()
+    on(
+        PRIMARY,
+        "systemctl stop mariadb && umount /var/lib/mysql && rm -r /srv/disk/.webstack && rmdir /var/lib/mysql"
+        " && cp -a /srv/disk /var/lib/mysql && rm -r /srv/disk && systemctl start mariadb && webstack-db settle",
+    )
+    caught_up()
+
+
 # --- settings ---------------------------------------------------------------------------------------
 
 
@@ -402,3 +490,40 @@ def test_cron_takes_the_place_of_the_timers_and_gives_it_back() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert on(REPLICA, "test -e /etc/cron.d/webstack-backup", check=False).returncode == 1
     assert on(REPLICA, "systemctl is-active webstack-backup-daily.timer").stdout.strip() == "active"
+
+
+# --- a site of one database host --------------------------------------------------------------------
+
+
+def test_a_site_of_one_host_is_backed_up_and_restored(tmp_path: pathlib.Path) -> None:
+    """The last one: the pair is none afterwards."""
+    site = yaml.safe_load((ROOT / "molecule/backup_slave/inventory.yml").read_text())
+    del site["all"]["children"]["db"]["hosts"][REPLICA]
+    alone = tmp_path / "inventory.yml"
+    alone.write_text(yaml.safe_dump(site))
+    on(REPLICA, "systemctl stop mariadb")
+    subprocess.run(["docker", "stop", "--time=5", REPLICA], check=True, capture_output=True)
+    done = play("backup_slave", inventory=alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    # The schedule takes backups, though there is no replica; so does the playbook.
+    before = ids(PRIMARY)
+    on(PRIMARY, "systemctl start webstack-backup@daily.service")
+    assert len(ids(PRIMARY) - before) == 1
+    expected = content(PRIMARY)
+    sql(PRIMARY, "DROP TABLE site.notes")
+    done = restore(inventory=alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"webstack-restore: ok snapshot=\w+ .* seeded=none .* compared=no", message(done)), message(done)
+    assert "RISK" not in message(done)
+    assert content(PRIMARY) == expected
+    sql(PRIMARY, "INSERT INTO site.notes (text) VALUES ('life goes on')")
+
+    # Nobody to compare with is no trouble either, and neither is nobody to seed from.
+    done = play("backup_slave", "-e", f"host={PRIMARY}", book="playbooks/reseed.yml", inventory=alone)
+    assert done.returncode != 0
+    assert "backup-db1 is the primary: a primary is never seeded" in message(done) or "only database host" in message(
+        done
+    )
+    done = play("backup_slave", inventory=alone, book="playbooks/backup.yml")
+    assert done.returncode == 0, done.stdout + done.stderr

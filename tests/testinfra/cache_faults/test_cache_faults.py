@@ -4,6 +4,10 @@ One short round of every fault; `make chaos` repeats them (CACHE_FAULT_ROUNDS=5)
 and writes all shards from several processes, every value carries a version, and a reader that meets an older version
 than the last one whose write has returned counts it as stale. That count is 0 for every fault, as are exceptions and
 misses of the other shards.
+
+Busy loops beside it take the processors away from the load again and again: what must hold at any delay holds there
+too. Faults that nobody notices, and one that everybody does, are struck without them: times are those of a machine that
+does nothing else. With CACHE_FAULT_HOGS=0, as in `make chaos`, all are.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ import os
 import pathlib
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +34,8 @@ HOSTS = ("faults-redis1", "faults-redis2", "faults-redis3", "faults-witness1")
 # The shard that suffers: its master's host, and its replica's. Neither of the sentinels is on the former.
 SHARD, MASTER, REPLICA = "faults-redis1", "faults-redis1", "faults-redis2"
 ROUNDS = int(os.environ.get("CACHE_FAULT_ROUNDS", "1"))
+# Busy loops beside the load, more than the machine of the tests has processors.
+HOGS = int(os.environ.get("CACHE_FAULT_HOGS", "3"))
 CUT = """
 table inet cut {
   chain in { type filter hook input priority -300; iif eth0 drop; }
@@ -68,6 +76,21 @@ def home() -> None:
     # About a second after a server's return a sentinel may take it for down once more, for 0.1 s.
     time.sleep(1.5)
     whole()
+
+
+@contextmanager
+def crowd(seconds: float, number: int) -> Iterator[None]:
+    """Keep the processors busy. Each loop ends by itself, should nobody be left to end it."""
+    busy = f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+    hogs: list[subprocess.Popen[bytes]] = []
+    try:
+        for _ in range(number):
+            hogs.append(subprocess.Popen([sys.executable, "-c", busy]))
+        yield
+    finally:
+        for hog in hogs:
+            hog.kill()
+            hog.wait()
 
 
 class Load:
@@ -111,6 +134,12 @@ class Fault:
     misses: float
     replica_misses: float
     suffer: tuple[str, ...] = (SHARD,)
+    crowded: bool = True
+
+    @property
+    def allowance(self) -> float:
+        """Seconds on top where the load gets no turn: a server that is well may let calls time out, and a look."""
+        return 1.0 if self.crowded and HOGS else 0.0
 
 
 def stop(signal: str, *hosts: str) -> None:
@@ -135,6 +164,15 @@ FAULTS = [
     Fault("master's host killed", lambda: docker("kill", MASTER), lambda: docker("start", MASTER), 4, 2.0, INSTANT),
     Fault("master's host hung", lambda: docker("pause", MASTER), lambda: docker("unpause", MASTER), 5, 3.0, INSTANT),
     Fault(
+        "master's host hung, nothing beside it",
+        lambda: docker("pause", MASTER),
+        lambda: docker("unpause", MASTER),
+        5,
+        3.0,
+        INSTANT,
+        crowded=False,
+    ),
+    Fault(
         "master's host cut off",
         lambda: on(MASTER, "nft", "-f", "-", text=CUT),
         lambda: on(MASTER, "nft", "delete", "table", "inet", "cut"),
@@ -152,7 +190,7 @@ FAULTS = [
         INSTANT,
         suffer=(REPLICA,),
     ),
-    Fault("replica killed", lambda: stop("KILL", REPLICA), nothing, 2, 0, 0, suffer=()),
+    Fault("replica killed", lambda: stop("KILL", REPLICA), nothing, 2, 0, 0, suffer=(), crowded=False),
     Fault(
         "sentinel's host killed",
         lambda: docker("kill", "faults-witness1"),
@@ -161,6 +199,7 @@ FAULTS = [
         0,
         0,
         suffer=(),
+        crowded=False,
     ),
     Fault(
         "whole shard hung",
@@ -207,11 +246,11 @@ def test_a_fault_costs_misses_and_nothing_else(fault: Fault) -> None:
         stalled.append(max(plain["stalled"], replicas["stalled"]))
         notes += plain["said"] + replicas["said"]
         for name, seen in plain["shards"].items():
-            if name not in fault.suffer and seen["reads"] != seen["hits"]:
+            if name not in fault.suffer and seen["reads"] != seen["hits"] and seen["misses"] >= fault.allowance:
                 missed_elsewhere.append((name, seen["reads"] - seen["hits"], seen["misses"]))
         for name, seen in replicas["shards"].items():
             # A replica may lack a moment's keys.
-            if name not in fault.suffer and seen["misses"] > INSTANT:
+            if name not in fault.suffer and seen["misses"] > INSTANT + fault.allowance:
                 missed_elsewhere.append((name, seen["reads"] - seen["hits"], seen["misses"]))
         notes += plain["stale_reads"]
         for key in totals:
@@ -227,16 +266,21 @@ def test_a_fault_costs_misses_and_nothing_else(fault: Fault) -> None:
     assert notes == []
     assert totals["errors"] == totals["stale"] == totals["overtaken"] == 0
     assert missed_elsewhere == []
-    assert statistics.median(misses) <= (fault.misses if ROUNDS > 2 else fault.misses + ANOTHER_VOTE)
+    assert statistics.median(misses) <= fault.allowance + (fault.misses if ROUNDS > 2 else fault.misses + ANOTHER_VOTE)
     # What is read from replicas waits for no vote.
-    assert statistics.median(replica_misses) <= fault.replica_misses
-    assert max(stalled) <= 1.0
+    assert statistics.median(replica_misses) <= fault.replica_misses + fault.allowance
+    assert max(stalled) <= 1.0 + fault.allowance
 
 
 def struck(fault: Fault) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what the two loads saw, the second with reads from replicas."""
     home()
     seconds = 1 + fault.lasts + 5
+    with crowd(seconds + 60, HOGS if fault.crowded else 0):
+        return observed(fault, seconds)
+
+
+def observed(fault: Fault, seconds: float) -> tuple[dict[str, Any], dict[str, Any]]:
     loads = [Load(seconds), Load(seconds, prefer_replica=True)]
     for load in loads:
         load.wait_until_ready()

@@ -4,6 +4,8 @@ send, asked by two users in every way they may be told apart."""
 from __future__ import annotations
 
 import itertools
+import shlex
+import subprocess
 import time
 from urllib.parse import quote
 
@@ -167,6 +169,72 @@ def test_a_stale_page_is_better_than_none() -> None:
     assert get("/never-seen")["status"] == 502
 
 
+# --- large files ---------------------------------------------------------------------------------------------
+
+
+def sent() -> int:
+    """Return how many bytes of large files the servers have sent."""
+    return sum(int(on(name, "curl -fsS http://127.0.0.1:8000/big-sent")) for name in SERVERS)
+
+
+def kept() -> int:
+    return int(on("nginx-lb1", "du -sb /var/cache/nginx/webstack").split()[0])
+
+
+def fetch(target: str, *options: str) -> tuple[int, int, str]:
+    """Return status, length and X-Cache of an answer whose body is thrown away."""
+    url = f"https://{NAME}{target}"
+    show = "%{http_code} %{size_download} %header{x-cache}"
+    words = ["curl", "-sk", "--resolve", f"{NAME}:443:127.0.0.1", "-o", "/dev/null", "-w", show, *options, url]
+    # One that gives up has been answered, too.
+    status, size, cache = on("nginx-lb1", f"{shlex.join(words)} || true").split(" ")
+    return int(status), int(size), cache
+
+
+@pytest.mark.parametrize("size", [300 << 20, 1 << 20], ids=["large", "small"])
+def test_a_part_of_what_is_not_kept_costs_that_part(size: int) -> None:
+    target = f"/media/big?{RUN}&size={size}&part"
+    before, stored = sent(), kept()
+    assert fetch(target, "-r", f"{size - 1000}-{size - 901}")[:2] == (206, 100)
+    assert fetch(target, "-r", "0-99")[:2] == (206, 100)
+    # A part of 100 bytes, twice. The servers count in steps of 64 KB.
+    assert (sent() - before) <= 2 << 16
+    assert kept() - stored < 1 << 16
+
+
+def test_a_large_file_is_handed_through_and_not_kept() -> None:
+    size = 100 << 20
+    target = f"/media/big?{RUN}&size={size}&whole"
+    stored = kept()
+    assert fetch(target)[:2] == (200, size)
+    assert fetch(target)[:2] == (200, size)
+    assert kept() - stored < 1 << 16
+    before = sent()
+    assert fetch(target, "-I")[0] == 200
+    assert fetch(target, "-H", 'If-None-Match: "one"')[0] == 304
+    # What was under way when nginx hung up.
+    assert sent() - before < 32 << 20
+
+
+def test_a_file_up_to_the_limit_is_kept_and_its_parts_come_from_the_cache() -> None:
+    limit = 32 << 20
+    target = f"/media/big?{RUN}&size={limit}&limit"
+    assert [fetch(target) for _ in range(2)] == [(200, limit, "MISS"), (200, limit, "HIT")]
+    before = sent()
+    assert fetch(target, "-r", f"{limit - 100}-") == (206, 100, "HIT")
+    assert sent() == before
+    over = target.replace(f"size={limit}", f"size={limit + 1}")
+    assert [fetch(over)[2] for _ in range(2)] == ["MISS", "MISS"]
+
+
+def test_a_slow_client_of_a_large_file_fills_no_disk() -> None:
+    """Nor does its server wait for it while the balancer drains a copy."""
+    target = f"/media/big?{RUN}&size={300 << 20}&slow"
+    before = sent()
+    assert fetch(target, "--max-time", "2", "--limit-rate", "1M")[0] == 200
+    assert sent() - before < 32 << 20
+
+
 # --- purge ---------------------------------------------------------------------------------------------------
 
 
@@ -176,6 +244,39 @@ def test_a_purge_by_prefix_takes_only_what_begins_so() -> None:
     purged = play("lb_nginx", book="playbooks/purge.yml", prefix=f"https://{NAME}/news/")
     assert purged.returncode == 0, purged.stdout
     assert [answer["headers"]["x-cache"] for answer in send({"target": news}, {"target": shop})] == ["MISS", "HIT"]
+
+
+def test_a_purge_waits_for_no_pipe_and_follows_no_link() -> None:
+    """The cache belongs to nginx's workers, and the probes' findings to their account."""
+    cache, found = "/var/cache/nginx/webstack", "/var/lib/webstack-lb/probes/found.json"
+    plant = f"mkdir {cache}/zz; mkfifo {cache}/zz/pipe; ln -s /etc/passwd {cache}/zz/link"
+    plant = f"runuser -u www-data -- bash -ec '{plant}'"
+    on("nginx-lb1", plant)
+    refused = subprocess.run(
+        ["docker", "exec", "nginx-lb1", "timeout", "20", "webstack-lb", "purge", "https://nothing/"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "pipe is no file" in refused.stdout + refused.stderr or "link is a link" in refused.stdout + refused.stderr
+    assert lb("purge")["removed"] >= 2
+    on("nginx-lb1", f"test -s /etc/passwd && rmdir {cache}/zz")
+    # Root reads what the probes found: a link there would be followed, a pipe would never end.
+    swap = f"runuser -u webstack-lb -- bash -ec 'while [ ! -L {found} ]; do ln -sf /etc/shadow {found}; done'"
+    on("nginx-lb1", "systemctl stop webstack-lb.service")
+    try:
+        on("nginx-lb1", swap)
+        refused = subprocess.run(
+            ["docker", "exec", "nginx-lb1", "timeout", "20", "webstack-lb", "apply"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert refused.returncode == 1
+        assert f"{found} is a link" in refused.stdout + refused.stderr
+    finally:
+        on("nginx-lb1", f"rm -f {found}; systemctl start webstack-lb.service; webstack-lb apply")
 
 
 def test_a_purge_takes_everything_and_nothing_the_second_time() -> None:

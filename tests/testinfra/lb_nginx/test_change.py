@@ -109,6 +109,10 @@ def test_bad_input_is_refused_by_name(tmp_path: pathlib.Path) -> None:
             ({"lb_nginx_backends": [{"name": "a", "port": 1}]}, "address found in lb_nginx_backends"),
             ({"lb_nginx_tls_mode": "magic"}, "value of lb_nginx_tls_mode must be one of"),
             ({"lb_nginx_probe_fall": 0}, "lb_nginx_probe_fall and lb_nginx_probe_rise must be at least 1"),
+            (
+                {"lb_nginx_cache_answer_size_max": "32 MB"},
+                "lb_nginx_cache_answer_size_max is no size in nginx",
+            ),
             ({"lb_nginx_cache_key": "$request_uri"}, "lb_nginx_cache_key lacks $webstack_host"),
             ({"lb_nginx_sites": [SHOP, SHOP]}, "lb_nginx_sites: two sites have the name shop"),
             (

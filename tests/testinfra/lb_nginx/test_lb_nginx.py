@@ -135,15 +135,46 @@ def test_both_servers_are_used() -> None:
 
 @pytest.mark.usefixtures("servers_return")
 def test_a_page_that_fails_everywhere_does_not_take_the_others_down() -> None:
-    """A 503 from each server marks them all as failed: all down means all up."""
-    numbers = [f"open-{n}" for n in range(6)]
+    """A 502 from each server marks them all as failed: all down means all up."""
+    prefix = f"open-{time.time():.0f}-"
+    numbers = [f"{prefix}{n}" for n in range(6)]
     for _ in range(3):
-        assert get("/broken?status=503")["status"] == 503, "the application's own answer"
+        assert get("/broken?status=502")["status"] == 502, "the application's own answer"
     answers = send(*({"target": "/healthy"} for _ in range(6)))
     answers += send(*({"method": "POST", "target": f"/write?id={n}", "body": "x"} for n in numbers))
     assert [a["status"] for a in answers] == [200] * 12
-    done = executed("open-")
+    done = executed(prefix)
     assert [done.count(n) for n in numbers] == [1] * 6
+
+
+def tried(target: str) -> list[str]:
+    """The statuses that the servers gave for one GET, in order."""
+    answer = get(target)
+    entry = on("nginx-lb1", f"sleep 1.5; grep -h {answer['headers']['x-request-id']} /var/log/nginx/access.log")
+    statuses: list[str] = json.loads(entry)["backend_status"].split(", ")
+    assert statuses[-1] == str(answer["status"])
+    return statuses
+
+
+@pytest.mark.usefixtures("servers_return")
+@pytest.mark.parametrize("status", [500, 503, 504])
+@pytest.mark.parametrize("path", ["/late", "/static/late"])
+def test_what_the_application_answers_itself_is_executed_once(path: str, status: int) -> None:
+    """Its database took too long, say: another server would only wait as long again."""
+    assert tried(f"{path}?status={status}") == [str(status)]
+
+
+@pytest.mark.usefixtures("servers_return")
+def test_a_request_that_takes_too_long_is_executed_once() -> None:
+    """As much of a limit as the operator gave it: the next server would only take as long."""
+    started = time.monotonic()
+    assert tried("/impatient/?sleep=3") == ["504"]
+    assert time.monotonic() - started < 6
+
+
+@pytest.mark.usefixtures("servers_return")
+def test_a_server_that_did_not_begin_sends_the_get_to_another_one() -> None:
+    assert tried("/unloaded?status=502") == ["502", "502"]
 
 
 # --- how it changes ---------------------------------------------------------------------------------

@@ -12,6 +12,12 @@ from balancer import NAME, SERVERS, Answer, facts, get, lb, on, send
 from rerun import play
 
 BLOG = "blog.example.test"
+#: Values with everything that nginx itself reads in a text.
+ODD_HEADERS = {
+    "Permissions-Policy": 'geolocation=(self "https://maps.example.com"), camera=()',
+    "Content-Security-Policy": "default-src 'self'; script-src 'nonce-$request_id' 'sha256-a\\b'; report-uri /$1?${x}",
+    "X-Number": 0,
+}
 APPS = [{"name": name, "address": address, "port": 8000} for name, address in SERVERS.items()]
 SITES = [
     {
@@ -34,7 +40,7 @@ SITES = [
         "body_size_max": "1k",
         "cache_enabled": False,
         "hsts_seconds": 60,
-        "security_headers": {"X-Frame-Options": "DENY", "Referrer-Policy": "same-origin"},
+        "security_headers": {"X-Frame-Options": "DENY", "Referrer-Policy": "same-origin", **ODD_HEADERS},
         "rate_limit_per_second": 1000,
     },
 ]
@@ -79,6 +85,11 @@ def test_headers_are_added_where_the_application_says_nothing() -> None:
     site = get("/headers")["headers"]
     assert site["x-content-type-options"] == "nosniff"
     assert "x-frame-options" not in site
+
+
+def test_a_header_is_sent_as_it_is_written() -> None:
+    headers = blog("/headers")["headers"]
+    assert {name: headers[name.lower()] for name in ODD_HEADERS} == {n: str(v) for n, v in ODD_HEADERS.items()}
 
 
 def test_the_request_id_is_one_for_client_application_and_log() -> None:

@@ -232,6 +232,8 @@ def test_no_secret_is_readable_or_logged() -> None:
         ("/etc/webstack/db-peer.cnf", "root"),
     ):
         assert on(DB1, "stat", "-c", "%a %U", path).stdout.split() == ["600", owner]
+    # Root reads and writes there, and the server's account plants nothing.
+    assert on(DB1, "stat", "-c", "%a %U:%G", "/etc/mysql/webstack").stdout.split() == ["750", "root:mysql"]
     logs = on(DB1, "sh", "-c", "mariadb-binlog /var/lib/mysql/binlog.000*; journalctl --no-pager").stdout
     assert SITE_PASSWORD not in logs
     assert "reader-of-the-lab" not in logs
@@ -281,8 +283,8 @@ def test_a_primary_alone_waits_for_its_replica() -> None:
 
 
 def swap(old: str, new: str) -> None:
-    """The two roles change by hand, in SQL."""
-    sql(old, "SET GLOBAL read_only = 1")
+    """The two roles change by hand, as the README says."""
+    on(old, "webstack-db", "close")
     position = sql(old, "SELECT @@gtid_binlog_pos")[0][0]
     assert sql(new, f"SELECT MASTER_GTID_WAIT('{position}', 10)")[0] == ["0"]
     sql(new, "STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = 0")
@@ -353,6 +355,64 @@ def test_seeding_from_a_primary_that_is_written_to() -> None:
     left = on(DB2, "sh", "-c", "ls -a /var/lib | grep -- -seed || true; ss -Hltn 'sport = :4444'").stdout
     assert left == ""
     print(f"seeded under load: {len(writer.written)} rows written meanwhile, all of them on the replica")
+
+
+def reseed(*extra: str) -> subprocess.CompletedProcess[str]:
+    return play("mysql_replication", "-e", f"host={DB2}", *extra, book="playbooks/reseed.yml")
+
+
+# Killed in the last moment of an exchange: the data directory holds what no server can use.
+CUT_OFF = """
+import os, pathlib, sys
+sys.path.insert(0, "/usr/local/lib/webstack")
+import data_swap
+place = data_swap.place(pathlib.Path("/var/lib/mysql"))
+new = place.folder(".{}-seed")
+data_swap.make_work(new, 0, 0)
+new.mkdir()
+(new / "ibdata1").write_text("not the data")
+data_swap._forget = lambda: os._exit(9)
+data_swap.exchange(place, new, place.folder("{}.20200101-000000"))
+"""
+
+
+def test_a_replica_on_a_disk_of_its_own_that_does_not_start_is_mended() -> None:
+    disk = (
+        "systemctl stop mariadb; cp -a /var/lib/mysql /srv/disk; rm -r /var/lib/mysql; mkdir /var/lib/mysql;"
+        " mount --bind /srv/disk /var/lib/mysql; mkdir -p -m 700 /var/lib/mysql/lost+found;"
+        " truncate --size=4096 /var/lib/mysql/ibdata1; systemctl start mariadb"
+    )
+    assert on(DB2, "sh", "-c", disk, check=False).returncode != 0
+    refused = reseed()
+    assert refused.returncode != 0
+    assert "/var/lib/mysql holds data (other_site, site); with mysql_replication_reseed: true" in said(refused)
+    done = reseed("-e", "mysql_replication_reseed=true")
+    assert done.returncode == 0, done.stdout
+    until(lambda: is_pair(DB1, DB2), 10)
+    assert sql(DB1, "CHECKSUM TABLE site.note") == sql(DB2, "CHECKSUM TABLE site.note")
+    kept = on(DB2, "sh", "-c", "ls -d /var/lib/mysql/.webstack/mysql.2*").stdout.split()
+    assert on(DB2, "stat", "-c", "%s", f"{kept[-1]}/ibdata1").stdout.strip() == "4096"
+    assert not [name for (name,) in sql(DB2, "SHOW DATABASES") if name.startswith("#")]
+    assert status(DB2)["schemas"] == status(DB1)["schemas"]
+
+
+def test_an_exchange_that_was_cut_off_is_undone_before_the_server_starts() -> None:
+    on(DB2, "systemctl", "stop", "mariadb")
+    assert on(DB2, "python3", "-c", CUT_OFF, check=False).returncode == 9
+    assert on(DB2, "cat", "/var/lib/mysql/ibdata1").stdout == "not the data"
+    on(DB2, "systemctl", "start", "mariadb")
+    until(lambda: is_pair(DB1, DB2), 10)
+    assert "the old data is in its place again" in on(DB2, "journalctl", "-b", "-u", "mariadb").stdout
+    on(DB2, "test", "!", "-e", "/var/lib/webstack/data-swap.json")
+
+
+def test_a_replica_without_any_data_is_seeded_without_a_permission() -> None:
+    # As after a disk that was lost.
+    on(DB2, "sh", "-c", "systemctl stop mariadb && umount /var/lib/mysql && rm -r /srv/disk")
+    done = reseed()
+    assert done.returncode == 0, done.stdout
+    until(lambda: is_pair(DB1, DB2), 10)
+    assert sql(DB1, "CHECKSUM TABLE site.note") == sql(DB2, "CHECKSUM TABLE site.note")
 
 
 def test_a_primary_is_never_seeded() -> None:

@@ -151,9 +151,54 @@ FORBIDDEN = {
         "MODULE LIST",
         "SAVE",
         "PSYNC a 1",
+        # What Sentinel obeys, on whatever way it comes.
+        "PUBLISH __sentinel__:hello x",
+        "SPUBLISH __sentinel__:hello x",
+        "SUBSCRIBE __sentinel__:hello",
+        "PSUBSCRIBE *",
+        "PSUBSCRIBE __sentinel__:*",
+        "SLAVEOF NO ONE",
+        "FAILOVER",
+        "REPLCONF listening-port 1",
+        "CLIENT UNPAUSE",
+        "CLIENT NO-EVICT on",
+        "SCRIPT DEBUG YES",
+        "SCRIPT KILL",
+        "SCRIPT FLUSH",
+        "FUNCTION LOAD x",
+        "FUNCTION FLUSH",
+        "MODULE LOAD /tmp/x.so",
+        "CONFIG REWRITE",
+        "CONFIG RESETSTAT",
+        "ACL SAVE",
+        "MIGRATE 192.0.2.1 6379 x 0 10",
+        "RESTORE x 0 x",
+        "SWAPDB 0 1",
+        "BGREWRITEAOF",
+        "LATENCY RESET",
+        "SLOWLOG GET",
+        "CLUSTER MEET 192.0.2.1 6379",
     ],
-    "replication": ["GET greeting", "SET greeting x", "CONFIG GET masterauth", "INFO", "REPLICAOF NO ONE", "ACL LIST"],
-    "sentinel": ["GET greeting", "SET greeting x", "CONFIG GET masterauth", "ACL LIST", "SHUTDOWN NOSAVE", "FLUSHDB"],
+    "replication": [
+        "GET greeting",
+        "SET greeting x",
+        "CONFIG GET masterauth",
+        "INFO",
+        "REPLICAOF NO ONE",
+        "ACL LIST",
+        "PUBLISH __sentinel__:hello x",
+    ],
+    "sentinel": [
+        "PUBLISH news x",
+        "SUBSCRIBE news",
+        "PSUBSCRIBE *",
+        "GET greeting",
+        "SET greeting x",
+        "CONFIG GET masterauth",
+        "ACL LIST",
+        "SHUTDOWN NOSAVE",
+        "FLUSHDB",
+    ],
 }
 FORBIDDEN_ON_SENTINELS = {
     "application": [
@@ -165,10 +210,28 @@ FORBIDDEN_ON_SENTINELS = {
         "SENTINEL CONFIG GET *",
         "SENTINEL DEBUG",
         "PUBLISH __sentinel__:hello x",
+        "SUBSCRIBE __sentinel__:hello",
+        "PSUBSCRIBE *",
+        "SENTINEL IS-MASTER-DOWN-BY-ADDR 10.77.4.11 6379 999999 *",
+        "SENTINEL CONFIG SET announce-ip 192.0.2.1",
+        "SENTINEL SIMULATE-FAILURE crash-after-election",
+        "SENTINEL FLUSHCONFIG",
+        "SENTINEL INFO-CACHE shard-redis1",
+        "SENTINEL PENDING-SCRIPTS",
+        "CLIENT KILL TYPE normal",
+        "CLIENT LIST",
         "SHUTDOWN",
         "ACL LIST",
+        "ACL SETUSER application +@all",
     ],
-    "sentinel": ["SENTINEL FAILOVER shard-redis1", "SENTINEL REMOVE shard-redis1", "SHUTDOWN", "ACL LIST"],
+    "sentinel": [
+        "SENTINEL FAILOVER shard-redis1",
+        "SENTINEL REMOVE shard-redis1",
+        "SHUTDOWN",
+        "ACL LIST",
+        "SUBSCRIBE +switch-master",
+        "PSUBSCRIBE *",
+    ],
 }
 
 
@@ -183,8 +246,8 @@ def let_through_of(port: int, user: str, commands: list[str]) -> list[str]:
             command, input=line + "\n", capture_output=True, text=True, env=environment, check=False
         )
         answer = result.stdout + result.stderr
-        # DEBUG is refused to everybody, before anybody looks at accounts.
-        if "NOPERM" not in answer and "DEBUG command not allowed" not in answer:
+        # DEBUG and MODULE are refused to everybody, before anybody looks at accounts.
+        if "NOPERM" not in answer and "command not allowed" not in answer:
             let_through.append(f"{line}: {answer}")
     return let_through
 
@@ -212,6 +275,150 @@ def test_an_account_may_do_its_work_and_no_more() -> None:
     assert "redis_version" in redis(leader, SHARDS[ONE][leader], "INFO", user="application")
     for words in (["SENTINEL", "MASTER", ONE], ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", ONE], ["PING"], ["ROLE"]):
         assert "NOPERM" not in redis("shard-redis1", SENTINEL, *words, user="application")
+
+
+def subscribed(port: int, command: str) -> str:
+    """Return what the application reads after a SUBSCRIBE or PSUBSCRIBE."""
+    environment = {**os.environ, "REDISCLI_AUTH": PASSWORDS["application"]}
+    words = ["docker", "exec", "-i", "--env", "REDISCLI_AUTH", HOSTS[0], *CLI.split(), "--user", "application"]
+    words += ["-h", ADDRESS[HOSTS[0]], "-p", str(port)]
+    # redis-cli waits for messages until its input ends.
+    done = subprocess.run(words, input=f"{command}\n", capture_output=True, text=True, env=environment, check=False)
+    return done.stdout
+
+
+def test_the_application_hears_what_it_needs() -> None:
+    for event in ("+switch-master", "+failover-state-wait-promotion", "+sdown", "+odown", "-sdown"):
+        assert f"subscribe\n{event}\n1" in subscribed(SENTINEL, f"SUBSCRIBE {event}")
+    assert "psubscribe\n+*\n1" in subscribed(SENTINEL, "PSUBSCRIBE +*")
+    # On the servers it has channels of its own.
+    assert "subscribe\nnews\n1" in subscribed(6379, "SUBSCRIBE news")
+    assert redis(HOSTS[0], 6379, "PUBLISH", "news", "x", user="application") == "0"
+
+
+def test_a_forged_order_to_the_sentinels_moves_nothing() -> None:
+    """Who says that shard 1 lives at 192.0.2.66 in a newer epoch is believed, on the servers as on the sentinels."""
+    leader = master_of(ONE)
+    places = [(leader, SHARDS[ONE][leader]), (other(ONE, leader), SHARDS[ONE][other(ONE, leader)])]
+    places += [(name, SENTINEL) for name in HOSTS]
+    identity = redis(HOSTS[1], SENTINEL, "SENTINEL", "MYID")
+    forged = f"{ADDRESS[HOSTS[1]]},{SENTINEL},{identity},9999,{ONE},192.0.2.66,6379,9999"
+    for name, port in places:
+        answer = redis(name, port, "PUBLISH", "__sentinel__:hello", forged, user="application")
+        assert answer.startswith("NOPERM"), f"{name}:{port}: {answer}"
+    script = "return redis.pcall('PUBLISH', KEYS[1], ARGV[1])"
+    for name, port in places[:2]:
+        answer = redis(name, port, "EVAL", script, "1", "__sentinel__:hello", forged, user="application")
+        assert "No permissions to access a channel" in answer or "NOPERM" in answer, f"{name}:{port}: {answer}"
+    # Longer than the sentinels need to hear each other.
+    time.sleep(2.5)
+    assert {master_of(ONE, name) for name in HOSTS} == {leader}
+
+
+def test_an_existing_site_gets_the_rights_under_load() -> None:
+    """Accounts as they were, servers and sentinels running: the next run changes them and breaks no connection."""
+    wide = {
+        "users.acl": {r"resetchannels &\[^_\]\*": r"\&*", "resetchannels &__sentinel__:hello": r"\&*"},
+        "sentinel-users.acl": {r"resetchannels &+\* &-\*": r"\&*", "resetchannels &__sentinel__:hello": r"\&*"},
+    }
+    for name in HOSTS:
+        for file, rights in wide.items():
+            for new, old in rights.items():
+                on(name).check_output(f"sed -i 's/{new}/{old}/' /etc/redis/{file}")
+        on(name).check_output("redis-shard reload && redis-shard settle")
+    seconds_until(well, 40, "every shard with its replica")
+    leader = master_of(ONE)
+    assert redis(leader, SHARDS[ONE][leader], "PUBLISH", "__sentinel__:other", "x", user="application") == "0"
+
+    def servers() -> dict[str, str]:
+        units = " ".join(f"redis-server@{shard}.service" for shard in SHARDS)
+        return {name: on(name).check_output(f"systemctl show -p MainPID --value {units}") for name in HOSTS}
+
+    before, masters = servers(), {shard: master_of(shard) for shard in SHARDS}
+    load = on(leader)
+    script = (
+        f"{CLI} --user application -h {ADDRESS[leader]} -p {SHARDS[ONE][leader]} -r 100000 -i 0.01 SET load x"
+        " > /run/load 2>&1 & echo $! > /run/load.pid"
+    ).replace("timeout 5 ", "timeout 300 ")
+    environment = {**os.environ, "REDISCLI_AUTH": PASSWORDS["application"]}
+    command = ["docker", "exec", "--env", "REDISCLI_AUTH", leader, "sh", "-c", script]
+    subprocess.run(command, env=environment, check=True)
+    result = play()
+    load.run("kill $(cat /run/load.pid)")
+    assert result.returncode == 0, result.stdout
+    assert set(load.check_output("cat /run/load").split()) == {"OK"}
+    assert servers() == before
+    assert {shard: master_of(shard) for shard in SHARDS} == masters
+    for name in HOSTS:
+        for port in (6379, 6380, SENTINEL):
+            assert "NOPERM" in redis(name, port, "PUBLISH", "__sentinel__:other", "x", user="application")
+    seconds_until(well, 40, "every shard with its replica")
+    # The sentinels still hear each other, by the channel that is theirs.
+    heard = redis(HOSTS[0], SENTINEL, "SENTINEL", "SENTINELS", ONE).splitlines()
+    ages = [int(heard[line + 1]) for line, word in enumerate(heard) if word == "last-hello-message"]
+    assert len(ages) == 2 and max(ages) < 5000, heard
+    result = play()
+    assert result.stdout.count("changed=0") == len(HOSTS), result.stdout
+
+
+VICTIM = "/root/victim"
+
+
+def test_the_servers_account_does_not_become_root() -> None:
+    """It owns the directories in which root writes before the servers and Sentinel start."""
+    host = on(HOSTS[0])
+
+    def as_account(script: str) -> None:
+        host.check_output(f"runuser -u redis -- sh -ec '{script}'")
+
+    def untouched() -> None:
+        found = host.check_output(f"cd {VICTIM} && stat -c '%U:%G %a %s %n' * && cat secret")
+        assert found == "root:root 600 5 secret\n4711", found
+
+    host.check_output(f"rm -rf {VICTIM}; install -d -m 0711 {VICTIM}; echo 4711 > {VICTIM}/secret")
+    host.check_output(f"chmod 0711 /root; chmod 0600 {VICTIM}/secret")
+    program = "/usr/local/sbin/redis-shard"
+    # Directories of units that run: they stay while the tool writes there.
+    places = ["/var/lib/redis/.sentinel.conf.new", "/run/sentinel/.started-with.new", "/run/sentinel/.loaded.new"]
+    places += [f"/run/redis-{ONE}/.{name}.new" for name in ("role.conf", "started-with", "loaded")]
+    try:
+        for goal in ("secret", "new"):
+            for place in places:
+                as_account(f"ln -sf {VICTIM}/{goal} {place}")
+            for command in ("sentinel", f"guard {ONE}"):
+                host.check_output(f"{program} {command}")
+            untouched()
+        for place in places:
+            as_account(f"rm -f {place}")
+
+        # What Sentinel learned, or a link to what it must not read, or a pipe that nobody writes to.
+        as_account("mv /var/lib/redis/sentinel.conf /var/lib/redis/away")
+        for plant, said in ((f"ln -s {VICTIM}/secret", "is a link"), ("mkfifo", "is no file")):
+            as_account(f"{plant} /var/lib/redis/sentinel.conf")
+            done = host.run(f"timeout 20 {program} sentinel")
+            assert done.rc == 1
+            assert f"/var/lib/redis/sentinel.conf {said}" in done.stderr
+            untouched()
+            as_account("rm /var/lib/redis/sentinel.conf")
+        as_account("mv /var/lib/redis/away /var/lib/redis/sentinel.conf")
+
+        # A directory of a shard that leads elsewhere: the role gives it to the account.
+        host.check_output(f"systemctl stop redis-server@{ONE}.service")
+        as_account(f"cd /var/lib/redis; mv {ONE} away; ln -s {VICTIM} {ONE}")
+        result = play("--limit", HOSTS[0])
+        assert result.returncode != 0
+        assert f"/var/lib/redis/{ONE} is a link" in result.stdout, result.stdout
+        untouched()
+        assert host.check_output(f"stat -c %U:%G {VICTIM}") == "root:root"
+        as_account(f"cd /var/lib/redis; rm {ONE}; mv away {ONE}")
+        host.check_output(f"systemctl start redis-server@{ONE}.service")
+
+        # Where the role's files lie it cannot plant anything: a name like this one would remove /var/lib.
+        for plant in ("touch /etc/redis/redis-...conf", "ln -s /root /etc/redis/new", "mv /etc/redis/tls /etc/redis/t"):
+            assert host.run(f"runuser -u redis -- {plant}").rc != 0, plant
+    finally:
+        host.run(f"rm -rf {VICTIM}; chmod 0700 /root; systemctl start redis-server@{ONE}.service")
+    seconds_until(well, 40, "every shard with its replica")
 
 
 def test_nobody_comes_in_without_a_password() -> None:
@@ -449,6 +656,12 @@ NODES = [
     {"name": "shard-redis2", "address": "10.77.4.12", "port": 6380},
 ]
 REFUSALS: list[tuple[dict[str, object], str]] = [
+    # The server reads its file before the file is written.
+    ({"redis_shard_settings": {"activedefrag": "sometimes"}}, "argument must be 'yes' or 'no'"),
+    ({"redis_shard_settings": {"hz": 2.5}}, "redis_shard_settings: "),
+    ({"redis_shard_settings": {"no-such-setting": True}}, "redis_shard_settings: "),
+    ({"redis_shard_settings": {"save": {"a": 1}}}, "redis_shard_settings.save is a mapping"),
+    ({"redis_shard_settings": {"hz": None}}, "redis_shard_settings.hz has no value"),
     ({"redis_shard_node_name": "stranger"}, "stranger (redis_shard_node_name) is neither a node"),
     (
         {"redis_shard_sentinels": [{"name": "shard-redis1", "address": "10.77.4.11", "port": SENTINEL}]},

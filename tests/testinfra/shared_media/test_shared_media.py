@@ -6,7 +6,7 @@ import json
 import pathlib
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import testinfra
@@ -200,3 +200,81 @@ def test_the_engine_can_be_changed() -> None:
         assert not on(name).service("shared-media-syncthing.service").is_running
     again = upload(one, "again.bin")
     seconds_until(lambda: digest(two, "again.bin") == again, 15, "the new file by the first engine")
+
+
+# What root owns and the account of the uploads must not get.
+VICTIM = "/root/victim"
+STATE = "/var/lib/shared-media"
+
+
+def as_account(name: str, script: str) -> None:
+    on(name).check_output(f"runuser -u www-data -- sh -ec '{script}'")
+
+
+@pytest.fixture
+def victim() -> Iterator[str]:
+    """A directory of root's with a secret in it, on a host of each engine."""
+    for name in ("media-mesh1", "media-pull1"):
+        on(name).check_output(f"rm -rf {VICTIM}; install -d -m 0700 {VICTIM}; echo STOLEN=4711 > {VICTIM}/secret.env")
+        # A link can only be reached through a directory that may be entered.
+        on(name).check_output(f"chmod 0711 /root {VICTIM} && chmod 0600 {VICTIM}/secret.env")
+    yield VICTIM
+    for name in ("media-mesh1", "media-pull1"):
+        on(name).check_output(f"rm -rf {VICTIM} && chmod 0700 /root")
+
+
+def untouched(name: str) -> None:
+    """Nothing came into root's directory, and nothing in it is anybody else's."""
+    found = on(name).check_output(f"cd {VICTIM} && stat -c '%U:%G %a %n' . *")
+    assert found == "root:root 711 .\nroot:root 600 secret.env", found
+
+
+def test_a_link_in_place_of_the_state_directory_is_refused_by_name(victim: str) -> None:
+    """As an earlier version left it: the directory above belongs to the account, which may rename what is in it."""
+    host = on("media-mesh1")
+    host.check_output(f"chown www-data:www-data {STATE}")
+    as_account("media-mesh1", f"mv {STATE}/syncthing {STATE}/away; ln -s {victim} {STATE}/syncthing")
+    try:
+        result = play("shared_media", "--limit", "media-mesh1")
+        untouched("media-mesh1")
+        assert result.returncode != 0
+        assert f"{STATE}/syncthing is a link" in result.stdout, result.stdout
+    finally:
+        host.check_output(
+            f"test ! -L {STATE}/syncthing || {{ rm {STATE}/syncthing; mv {STATE}/away {STATE}/syncthing; }}"
+        )
+    # From here on the account cannot do it again.
+    assert host.file(STATE).user == "root"
+    assert host.run(f"runuser -u www-data -- mv {STATE}/syncthing {STATE}/away").rc != 0
+
+
+def test_links_in_the_state_directory_give_the_account_nothing(victim: str) -> None:
+    host, home = on("media-mesh1"), f"{STATE}/syncthing"
+    as_account("media-mesh1", f"ln -sf {victim}/new {home}/api.env; ln -sf {victim}/new {home}/.api.env.new")
+    result = play("shared_media", "--limit", "media-mesh1")
+    untouched("media-mesh1")
+    assert result.returncode == 0, result.stdout
+    # Nor does it read root's files: systemd opens an environment file as root.
+    as_account("media-mesh1", f"ln -sf {victim}/secret.env {home}/api.env")
+    host.check_output("systemctl restart shared-media-syncthing.service")
+    pid = host.check_output("systemctl show -p MainPID --value shared-media-syncthing.service")
+    assert "STOLEN" not in host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ")
+    untouched("media-mesh1")
+    as_account("media-mesh1", f"cd {home}; rm -f api.env .api.env.new")
+    host.check_output("systemctl restart shared-media-syncthing.service")
+    result = play("shared_media")
+    assert result.returncode == 0, result.stdout
+    assert result.stdout.count("changed=0") == 4, result.stdout
+    seconds_until(lambda: linked(PAIRS["syncthing"]), 30, "the mesh is linked")
+
+
+def test_a_link_in_place_of_the_directory_of_the_uploads_is_refused_by_name(victim: str) -> None:
+    """Below a directory that the application writes."""
+    for plant, path in ((f"ln -s {victim} inner", "inner"), (f"ln -s {victim} outer", "outer/media")):
+        as_account("media-pull1", f"cd {MEDIA}; rm -f inner outer; {plant}")
+        result = play("shared_media", "--limit", "media-pull1", shared_media_directory=f"{MEDIA}/{path}")
+        untouched("media-pull1")
+        assert result.returncode != 0
+        assert f"{MEDIA}/{path.partition('/')[0]} is a link" in result.stdout, result.stdout
+    as_account("media-pull1", f"cd {MEDIA}; rm -f inner outer")
+    assert "changed=0" in play("shared_media", "--limit", "media-pull1").stdout

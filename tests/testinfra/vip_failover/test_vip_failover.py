@@ -217,7 +217,8 @@ class TestKeepalived:
         on(owner, "systemctl reload webstack-vip-network")
         assert "operators_own" in on(owner, "nft list tables")
         on(owner, "nft delete table inet operators_own; systemctl start nftables; systemctl reload nftables")
-        assert "webstack_vrrp" in on(owner, "nft list tables")
+        # systemd reloads what belongs to the firewall after it, and does not wait for that.
+        wait_for(owner, "nft list tables", "webstack_vrrp", 3)
         on(owner, "systemctl stop nftables; systemctl start webstack-vip-network")
 
     def test_a_lost_reload_is_made_up_for(self, owner: str) -> None:

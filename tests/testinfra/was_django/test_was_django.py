@@ -191,7 +191,7 @@ def test_the_environment_means_the_same_to_everybody() -> None:
     by_shell = on("django-was1", "board-manage", "shell", "-v0", "-c", show)
     file = "--property=EnvironmentFile=/etc/webstack/board/environment"
     by_systemd = on("django-was1", "systemd-run", "--quiet", "--pipe", "--wait", file, "printenv", "BOARD_HARD")
-    entry = "import sys; sys.path.insert(0, '/etc/webstack/board/python'); import webstack_wsgi"
+    entry = "import sys; sys.path.insert(0, '/etc/webstack/board/python'); import webstack_entry"
     python = "/srv/webstack/board/current/venv/bin/python"
     by_entry = on("django-was1", "runuser", "-u", "www-data", "--", python, "-c", f"{entry}; {show}")
     assert (by_shell, by_systemd, by_entry) == (f"{HARD}|", f"{HARD}\n", f"{HARD}|")
@@ -213,6 +213,24 @@ def test_the_application_cannot_change_itself() -> None:
     paths = ("current/src/manage.py", "current/venv/bin/python", "current/static", "static", "current")
     script = "for path; do test -w /srv/webstack/board/$path && echo $path; done; true"
     assert on("django-was1", "runuser", "-u", "www-data", "--", "sh", "-c", script, "sh", *paths) == ""
+
+
+def test_a_link_that_the_application_plants_in_a_release_is_refused_by_name() -> None:
+    """It collects the static files itself, so it may write there until the release is complete."""
+    name, release = "django-was1", "/srv/webstack/board/releases/planted"
+    on(name, "sh", "-ec", f"install -d -o www-data -g www-data {release}/static; rm -rf /root/v; install -d /root/v")
+    on(name, "sh", "-ec", "echo 4711 > /root/v/secret; chmod 0711 /root; chmod 0600 /root/v/secret")
+    try:
+        on(name, "runuser", "-u", "www-data", "--", "ln", "-s", "/root/v/secret", f"{release}/static/planted.css")
+        said = on(name, "webstack-release", "board", "finish", "planted", good=False)
+        assert f"{release}/static/planted.css is a link" in said
+        assert on(name, "stat", "-c", "%U %a %h", "/root/v/secret") == "root 600 1\n"
+        assert "planted" not in json.loads(on(name, "webstack-release", "board", "status"))["releases"]
+        # Nor does it hold the lock of the deployments, or lead it elsewhere.
+        assert on(name, "stat", "-c", "%U %a", "/etc/webstack/board/lock") == "root 600\n"
+    finally:
+        on(name, "rm", "-rf", release, "/root/v", "/srv/webstack/board/static/planted.css")
+        on(name, "chmod", "0700", "/root")
 
 
 def test_the_database_connection_is_encrypted() -> None:
@@ -294,7 +312,7 @@ class Loop:
         script = (ROOT / "tests/lab/probe.py").read_text()
         while not self.end.is_set():
             done = subprocess.run(probe, input=script, capture_output=True, check=False, text=True)
-            self.results.append(json.loads(done.stdout))
+            self.results.append({"server": server, **json.loads(done.stdout)})
 
     def __exit__(self, *_: object) -> None:
         self.end.set()
@@ -329,9 +347,21 @@ def test_a_new_release_costs_no_request_and_the_old_one_comes_back(changed_sourc
     assert {release for result in loop.results for release in result["by"]} == {old, new}
 
 
+# It loads everywhere but in Apache, so that only the very last check finds out.
+BROKEN = """
+try:
+    import mod_wsgi
+except ImportError:
+    from django.core.wsgi import get_wsgi_application
+    application = get_wsgi_application()
+else:
+    raise RuntimeError("this release does not load")
+"""
+
+
 def test_a_release_that_does_not_load_is_taken_back(changed_source: pathlib.Path) -> None:
     before = status("django-was1")["current"]
-    (changed_source / "demo_site/wsgi.py").write_text("raise RuntimeError('this release does not load')\n")
+    (changed_source / "demo_site/wsgi.py").write_text(BROKEN)
     code, text = play("--limit=django-was1", was_django_source={"path": str(changed_source)})
     assert code != 0
     assert f"{before} is back" in text, text
@@ -377,12 +407,16 @@ def test_nothing_is_left_to_change_and_few_releases_are_kept() -> None:
             ["was_django_secret_key", "was_django_static_url"],
         ),
         ({"was_django_python_minimum": "3.99"}, ["was_django_python_minimum is 3.99", "django-was1"]),
-        ({"was_django_source": {"path": "/nowhere"}}, ["/nowhere"]),
+        ({"was_django_source": {"path": "/nowhere"}}, ["django-was1: was_django_source: ", "/nowhere"]),
         ({"was_django_source": {"type": "tarball"}}, ["was_django_source", "tarball"]),
         ({"was_django_requirement_files": ["absent.txt"]}, ["lacks absent.txt"]),
         ({"was_django_database_engine": "oracle"}, ["was_django_database_engine"]),
         ({"was_django_media_root": "/srv/webstack/board/releases/media"}, ["was_django_media_root"]),
         ({"was_django_database_password": ""}, ["was_django_database_password"]),
+        (
+            {"was_django_request_timeout_seconds": 60},
+            ["was_django_request_timeout_seconds is 60, but the balancers wait up to 600 s"],
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_is_refused_by_name(variables: Answer, words: list[str]) -> None:

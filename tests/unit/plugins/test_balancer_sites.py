@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from ansible_collections.webstack.ha.plugins.filter.balancer import balancer_problems
+from ansible.errors import AnsibleFilterError
+from ansible_collections.webstack.ha.plugins.filter.balancer import balancer_problems, longer_than, longest_wait
 from ansible_collections.webstack.ha.plugins.module_utils import _balancer_sites
+from hypothesis import given
+from hypothesis import strategies as st
 
 SITE: dict[str, Any] = {
     "name": "site",
@@ -35,6 +39,13 @@ def test_an_entry_takes_what_it_leaves_out_from_the_inputs() -> None:
     assert (blog["name"], blog["methods"], blog["probe_path"]) == ("blog", ["GET", "POST"], "/-/health")
 
 
+def test_a_text_is_read_as_the_boolean_that_it_means() -> None:
+    entry = {"cache_enabled": "no", "locations": [{"path": "/a/", "websocket": "true", "streaming": "off"}]}
+    (site,) = _balancer_sites.sites({**SITE, "tls_chain_required": "yes"}, [entry])
+    assert (site["cache_enabled"], site["tls_chain_required"]) == (False, True)
+    assert site["locations"] == [{"path": "/a/", "websocket": True, "streaming": False}]
+
+
 def test_a_good_site_has_no_problem() -> None:
     assert balancer_problems([SITE], several=False) == []
 
@@ -58,7 +69,9 @@ APP = SITE["backends"][0]
         ({"locations": [{"path": "/a/ {"}]}, "lb_nginx_locations: '/a/ {' is no path"),
         ({"locations": [{"path": "/a/"}, {"path": "/a/"}]}, "lb_nginx_locations: /a/ stands more than once"),
         ({"locations": [{"path": "/"}]}, "lb_nginx_locations: what holds for / is an input of the site"),
-        ({"security_headers": {"X-A": 'say "hi"'}}, "lb_nginx_security_headers: X-A has a character"),
+        ({"security_headers": {"X-A": "a\r\nX-B: b"}}, "lb_nginx_security_headers: X-A has a line break"),
+        ({"security_headers": {"X-A": "\0"}}, "lb_nginx_security_headers: X-A has a line break"),
+        ({"security_headers": {"X A": "a"}}, "lb_nginx_security_headers: 'X A' is no name of a header"),
         ({"cache_key": "$request_uri"}, "lb_nginx_cache_key lacks $webstack_host"),
         ({"cache_key": "$hostname$request_uri"}, "lb_nginx_cache_key lacks $webstack_host"),
         ({"cache_methods": ["POST"]}, "cache_methods has POST, so cache_key needs $request_body"),
@@ -103,3 +116,79 @@ def test_files_take_a_name_each() -> None:
     assert _balancer_sites.named_files(["a"], ["p.html"], "/x/%s.html", key="src") == [
         {"dest": "/x/a.html", "src": "p.html"}
     ]
+
+
+@pytest.mark.parametrize(
+    "value", ['geolocation=(self "https://a.example")', "script-src 'nonce-a'; report-uri /r", "a\tb", "", "0"]
+)
+def test_a_header_may_hold_what_headers_hold(value: str) -> None:
+    assert balancer_problems([SITE | {"security_headers": {"X-A": value, "X_B": value}}], several=False) == []
+
+
+@given(st.text())
+def test_a_quoted_text_ends_where_it_ends_and_names_no_variable(text: str) -> None:
+    quoted = _balancer_sites.nginx_text(text)
+    inside = re.sub(r"\\(.)", lambda match: match[1], quoted[1:-1], flags=re.DOTALL)
+    assert re.fullmatch(r'"(?:[^"\\]|\\.)*"', quoted, re.DOTALL)
+    assert inside.replace(_balancer_sites.DOLLAR, "$") == text
+    assert "$" not in inside.replace(_balancer_sites.DOLLAR, "")
+
+
+SIZES = st.integers(1, 10**12)
+
+
+@given(SIZES, st.sampled_from(["", "k", "M", "g"]), st.integers(0, 10**21))
+def test_a_size_pattern_matches_what_is_larger(size: int, unit: str, number: int) -> None:
+    limit = size * {"": 1, "k": 1 << 10, "M": 1 << 20, "g": 1 << 30}[unit]
+    pattern = re.compile(longer_than(f"{size}{unit}"))
+    for candidate in (number, limit - 1, limit, limit + 1, limit * 10, limit // 10):
+        assert bool(pattern.search(str(candidate))) == (candidate > limit)
+
+
+def test_a_size_of_nothing_is_no_limit_and_no_size_is_refused() -> None:
+    assert not re.search(longer_than(0), "1000000000000")
+    for size in ("32 MB", "-1", "", "1t"):
+        with pytest.raises(AnsibleFilterError, match="is no size in nginx's notation"):
+            longer_than(size)
+
+
+HOSTS: dict[str, dict[str, Any]] = {
+    "silent": {},
+    "said": {"lb_nginx_backend_read_timeout_seconds": "30"},
+    "paths": {
+        "lb_nginx_locations": [
+            {"path": "/ws/", "websocket": True, "read_timeout_seconds": 3600},
+            {"path": "/export/", "read_timeout_seconds": 600},
+            {"path": "/a/"},
+        ]
+    },
+    "sites": {
+        "lb_nginx_backend_read_timeout_seconds": 20,
+        "lb_nginx_sites": [
+            {"name": "one", "server_names": ["one"], "locations": [{"path": "/x/", "read_timeout_seconds": 90}]},
+            {"name": "two", "server_names": ["two"], "backend_read_timeout_seconds": 45},
+            {"name": "other", "backend_read_timeout_seconds": 900, "backends": [{"name": "a", "port": 9000}]},
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("hosts", "default", "longest"),
+    [
+        ([], 60, 60),
+        (["silent"], 60, 60),
+        (["silent"], 0, 0),
+        (["said"], 60, 30),
+        (["said", "silent"], 60, 60),
+        (["paths"], 60, 600),
+        (["sites"], 60, 90),
+    ],
+)
+def test_the_longest_wait_of_the_balancers(hosts: list[str], default: int, longest: int) -> None:
+    assert longest_wait(hosts, HOSTS, 8000, default) == longest
+
+
+def test_a_wait_that_is_no_number_names_the_host() -> None:
+    with pytest.raises(AnsibleFilterError, match="read timeouts of lb1 cannot be read"):
+        longest_wait(["lb1"], {"lb1": {"lb_nginx_backend_read_timeout_seconds": "soon"}}, 8000)

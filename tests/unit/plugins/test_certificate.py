@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import socket
 import ssl
+import subprocess
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,7 +50,13 @@ def test_first_run_creates_and_second_changes_nothing(tmp_path: Path) -> None:
     assert first["changed"]
     assert first["reasons"] == ["ca: created", "db1: created"]
     files = {path.name: oct(path.stat().st_mode & 0o777) for path in where.iterdir()}
-    assert files == {"ca.crt": "0o644", "ca.key": "0o600", "db1.crt": "0o644", "db1.key": "0o600"}
+    assert files == {
+        "ca.crt": "0o644",
+        "ca.key": "0o600",
+        "db1.crt": "0o644",
+        "db1.key": "0o600",
+        ".gitignore": "0o644",
+    }
     assert oct(where.stat().st_mode & 0o777) == "0o700"
     assert provide(where) == {**first, "changed": False, "reasons": []}
 
@@ -57,7 +64,7 @@ def test_first_run_creates_and_second_changes_nothing(tmp_path: Path) -> None:
 def test_only_the_authority_without_a_name(tmp_path: Path) -> None:
     result = provide(tmp_path / "pki", None)
     assert set(result) == {"ca", "changed", "reasons"}
-    assert sorted(path.name for path in (tmp_path / "pki").iterdir()) == ["ca.crt", "ca.key"]
+    assert sorted(path.name for path in (tmp_path / "pki").iterdir()) == [".gitignore", "ca.crt", "ca.key"]
 
 
 def test_what_is_issued(tmp_path: Path) -> None:
@@ -207,6 +214,44 @@ def test_a_directory_open_to_others_is_closed(tmp_path: Path) -> None:
     assert oct(tmp_path.stat().st_mode & 0o777) == "0o700"
 
 
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    """Neither into a file that waits under the name of a copy, nor into what a name of the directory leads to."""
+    where, victim = tmp_path / "pki", tmp_path / "victim"
+    victim.write_text("mine")
+    provide(where)
+    (where / "db1.crt").unlink()
+    (where / "db1.crt").symlink_to(victim)
+    (where / f".db1.{os.getpid()}.key").symlink_to(victim)
+    provide(where)
+    assert victim.read_text() == "mine"
+    assert not (where / "db1.crt").is_symlink()
+    assert not [path for path in where.iterdir() if path.name.startswith(".db1") and not path.is_symlink()]
+
+
+def test_files_have_their_modes_whatever_the_umask(tmp_path: Path) -> None:
+    for umask in (0, 0o077):
+        old = os.umask(umask)
+        try:
+            provide(tmp_path / f"pki{umask}")
+        finally:
+            os.umask(old)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / f"pki{umask}").iterdir()}
+        assert modes["ca.key"] == modes["db1.key"] == 0o600
+        assert modes["ca.crt"] == 0o644
+
+
+def test_version_control_leaves_the_keys_alone(tmp_path: Path) -> None:
+    where = tmp_path / "pki"
+    provide(where)
+    (tmp_path / "file").touch()
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    shown = ["git", "status", "--porcelain", "--untracked-files=all"]
+    assert subprocess.run(shown, cwd=tmp_path, capture_output=True, text=True, check=True).stdout == "?? file\n"
+    (where / ".gitignore").write_text("# mine\n")
+    provide(where, "db2")
+    assert (where / ".gitignore").read_text() == "# mine\n"
+
+
 def _one_of_many(directory: str, name: str, answers: Any) -> None:
     answers.put(provide(Path(directory), name)["ca"])
 
@@ -222,7 +267,7 @@ def test_many_at_once_make_one_authority(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert len(found) == 1
-    assert len(os.listdir(where)) == 18
+    assert len(os.listdir(where)) == 19
 
 
 def test_names() -> None:
@@ -237,9 +282,8 @@ def test_names() -> None:
 class Action(action.ActionModule):
     """The action without a task executor around it."""
 
-    def __init__(self, directory: Path, check_mode: bool = False, **args: Any) -> None:
+    def __init__(self, directory: Any, check_mode: bool = False, **args: Any) -> None:
         self._task = SimpleNamespace(args={"directory": str(directory), **args}, check_mode=check_mode, async_val=0)
-        self._loader = SimpleNamespace(path_dwim=str)
 
 
 @pytest.fixture(autouse=True)
@@ -267,7 +311,16 @@ def test_the_action_hides_its_result(tmp_path: Path) -> None:
         ({"name": "a", "days": 4000}, "days: 4000 is not between 1 and 1825"),
         ({"name": "a", "days": 10, "renew_days": 10}, "renew_days: 10 is not between 0 and 9"),
         ({"name": "a", "days": "ten"}, "days: expected a number"),
-        ({"directory": ""}, "directory: expected the name"),
+        ({"directory": ""}, "directory: must name a directory"),
+        ({"directory": " "}, "directory: must name a directory"),
+        ({"directory": "/pki"}, "lies directly below /: is a variable in it empty"),
+        ({"directory": "//pki/"}, "lies directly below /"),
+        ({"directory": "/"}, "lies directly below /"),
+        ({"directory": "/tmp/../pki"}, "lies directly below /"),
+        ({"directory": "/webstack-no-such/pki"}, "there is no /webstack-no-such: is a variable in it empty"),
+        ({"directory": "None/.pki"}, "there is no inventory file"),
+        ({"directory": "pki"}, "must be an absolute path"),
+        ({"directory": "./pki"}, "must be an absolute path"),
         ({"names": ["a"]}, "unknown option names"),
     ],
 )

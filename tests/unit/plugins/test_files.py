@@ -195,10 +195,149 @@ def test_a_link_to_a_directory_serves_as_the_directory(tmp_path: Path) -> None:
     assert not files.apply(wanted)["changed"]
 
 
+def test_nothing_is_absent_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert not files.apply(request({"dest": f"{tmp_path}/file/deep/a", "state": "absent"}))["changed"]
+    result = files.apply(request({"dest": f"{tmp_path}/file/a", "content": "x"}))
+    assert f"its parent {tmp_path}/file is no directory" in result["msg"]
+
+
 def test_a_very_long_name_can_be_written(tmp_path: Path) -> None:
     name = "n" * 255
     assert files.apply(request({"dest": f"{tmp_path}/{name}", "content": "x"}))["changed"]
     assert (tmp_path / name).read_text() == "x"
+
+
+# --- where other accounts may write ------------------------------------------------------------------------------
+
+# root may give directories away, which is what these tests need.
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+STRANGER = 65534
+
+
+def shared(tmp_path: Path) -> tuple[Path, Path]:
+    """Return a directory of another account's, and one that it must not get at."""
+    place, victim = tmp_path / "shared", tmp_path / "victim"
+    place.mkdir()
+    victim.mkdir(mode=0o700)
+    (victim / "secret").write_text("secret")
+    os.chown(place, STRANGER, STRANGER)
+    return place, victim
+
+
+@AS_ROOT
+@pytest.mark.parametrize(
+    ("plant", "entry", "culprit"),
+    [
+        ("link", {"state": "directory", "owner": str(STRANGER), "mode": "0777"}, "link"),
+        ("link", {"dest": "link/new", "content": "x"}, "link"),
+        ("link", {"dest": "link/deep/new", "content": "x"}, "link"),
+        ("link", {"dest": "link/secret", "state": "absent"}, "link"),
+        ("link", {"dest": "link/secret", "content": "x"}, "link"),
+        ("link", {"dest": "link/secret", "state": "link", "src": "/etc"}, "link"),
+        ("deep/link", {"dest": "deep/link/new", "state": "directory"}, "deep/link"),
+    ],
+)
+def test_a_link_that_another_account_can_have_made_is_not_followed(
+    tmp_path: Path, plant: str, entry: dict[str, Any], culprit: str
+) -> None:
+    place, victim = shared(tmp_path)
+    (place / plant).parent.mkdir(exist_ok=True)
+    (place / plant).symlink_to(victim)
+    before = snapshot(tmp_path)
+    wanted = request(
+        {"dest": f"{tmp_path}/first", "content": "x"}, {**entry, "dest": f"{place}/{entry.get('dest', 'link')}"}
+    )
+    for check in (True, False):
+        result = files.apply(wanted, check=check)
+        assert result["failed"], result
+        assert f"{place}/{culprit} is a link" in result["msg"]
+        assert f"may write in {place}" in result["msg"]
+        assert "Nothing was changed" in result["msg"]
+        assert snapshot(tmp_path) == before
+
+
+@AS_ROOT
+def test_a_link_that_only_root_can_have_made_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "srv").symlink_to("disk")
+    (tmp_path / "far").symlink_to(f"{tmp_path}/srv/../srv")
+    assert files.apply(request({"dest": f"{tmp_path}/far/new/file", "content": "x"}))["changed"]
+    assert (tmp_path / "disk/new/file").read_text() == "x"
+
+
+@AS_ROOT
+@pytest.mark.parametrize("writable", [0o1777, 0o775, 0o757])
+def test_a_directory_for_several_accounts_is_one_of_others(tmp_path: Path, writable: int) -> None:
+    place, victim = shared(tmp_path)
+    os.chown(place, 0, STRANGER)
+    place.chmod(writable)
+    (place / "link").symlink_to(victim)
+    os.lchown(place / "link", STRANGER, STRANGER)
+    result = files.apply(request({"dest": f"{place}/link/new", "content": "x"}))
+    assert f"{place}/link is a link" in result["msg"]
+    assert [path.name for path in victim.iterdir()] == ["secret"]
+
+
+@AS_ROOT
+def test_a_second_name_of_a_file_gives_nobody_the_file(tmp_path: Path) -> None:
+    place, victim = shared(tmp_path)
+    os.link(victim / "secret", place / "file")
+    entry = {"dest": f"{place}/file", "content": "secret", "mode": "0666", "owner": str(STRANGER)}
+    before = snapshot(tmp_path)
+    result = files.apply(request(entry))
+    assert "has a second name" in result["msg"]
+    assert snapshot(tmp_path) == before
+    # Other content replaces the name, and leaves the file.
+    assert files.apply(request({**entry, "content": "mine"}))["changed"]
+    assert (victim / "secret").read_text() == "secret"
+    assert (victim / "secret").stat().st_uid == 0
+
+
+@AS_ROOT
+@pytest.mark.parametrize("swapped", ["folder", "file", "pipe"])
+def test_what_takes_the_place_of_what_was_looked_at_gets_nothing(
+    tmp_path: Path, swapped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another account acts between the look and the change."""
+    place, victim = shared(tmp_path)
+    (place / "inner").mkdir()
+    (place / "inner/secret").write_text("theirs")
+    looked = files.Change._compare
+
+    def swap(change: files.Change) -> None:
+        if swapped == "folder":
+            (place / "inner").rename(place / "away")
+            (place / "inner").symlink_to(victim)
+        else:
+            (place / "inner/secret").unlink()
+            if swapped == "pipe":
+                os.mkfifo(place / "inner/secret")
+            else:
+                (place / "inner/secret").symlink_to(victim / "secret")
+        looked(change)
+
+    monkeypatch.setattr(files.Change, "_compare", swap)
+    before = {path: (path.lstat().st_mode, path.lstat().st_uid) for path in (victim, victim / "secret")}
+    result = files.apply(
+        request({"dest": f"{place}/inner/secret", "content": "theirs", "mode": "0666", "owner": str(STRANGER)})
+    )
+    assert {path: (path.lstat().st_mode, path.lstat().st_uid) for path in before} == before
+    assert (victim / "secret").read_text() == "secret"
+    if swapped == "folder":
+        assert result["changed"] and (place / "away/secret").stat().st_uid == STRANGER
+    else:
+        assert result["failed"] and f"{place}/inner/secret" in result["msg"], result
+        assert "/proc/" not in result["msg"]
+
+
+def test_no_directory_stays_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    wanted = request({"dest": f"{tmp_path}/a/b", "content": "x"}, {"dest": f"{tmp_path}/c/d", "state": "absent"})
+    files.apply(wanted, check=True)
+    files.apply(wanted)
+    files.apply({**wanted, "validate": ["false"], "validate_always": True})
+    assert os.listdir("/proc/self/fd") == before
 
 
 # --- refusing ----------------------------------------------------------------------------------------------------

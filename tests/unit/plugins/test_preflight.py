@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.plugins.filter.core import to_bool
 from ansible_collections.webstack.ha.plugins.module_utils import _site_checks as checks
 from hypothesis import given
 from hypothesis import strategies as st
@@ -295,7 +296,7 @@ def test_no_value_makes_the_check_itself_fail(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["-a.example.com", "a b", "a..b", "x" * 64 + ".com", "http://example.com", ""],
+    ["-a.example.com", "a b", "a..b", "x" * 64 + ".com", "http://example.com", "", "shop.example.com."],
 )
 def test_a_bad_server_name_is_refused(name: str) -> None:
     problems = everything(on_all("webstack_server_names", ["www.example.com", name]))
@@ -387,18 +388,88 @@ def test_a_known_name_is_never_refused(name: str) -> None:
     [
         ("a,b", {"type": "list"}, "must be a list, not the text 'a,b'"),
         ({}, {"type": "list"}, "must be a list, not a mapping"),
-        ("true", {"type": "bool"}, "must be true or false, not the text 'true'"),
-        (1, {"type": "bool"}, "must be true or false, not 1"),
+        ("maybe", {"type": "bool"}, "must be true or false, not the text 'maybe'"),
+        ("", {"type": "bool"}, "must be true or false, not the text ''"),
+        ("y", {"type": "bool"}, "must be true or false, not the text 'y'"),
+        (2, {"type": "bool"}, "must be true or false, not 2"),
+        ([True], {"type": "bool"}, "must be true or false, not a list"),
         (True, {"type": "int"}, "must be a whole number, not true"),
         (1.5, {"type": "int"}, "must be a whole number, not 1.5"),
         (["x"], {"type": "str"}, "must be a text, not a list"),
         ("x", {"type": "dict"}, "must be a mapping, not the text 'x'"),
+        # What YAML makes of `on`, `no` and the like, at the top and inside.
+        (False, {"type": "str"}, "must be a text, not false (YAML makes that of on, yes, off and no"),
+        (["GET", True], {"type": "list", "elements": "str"}, "[1] must be a text, not true"),
+        ([["x", True]], {"type": "list", "elements": "list"}, "[0][1] must be a text, not true"),
+        (
+            [{"name": "a", "cache_inactive": True}],
+            {"type": "list", "elements": "dict", "options": {"name": {"type": "str"}, "cache_inactive": {}}},
+            "[0].cache_inactive must be a text, not true",
+        ),
     ],
 )
 def test_a_wrong_type_is_said_in_words(value: Any, spec: dict[str, Any], message: str) -> None:
     said = checks.wrong_kind(value, spec)
     assert said is not None
     assert said.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("value", "meaning"),
+    [
+        (True, True),
+        (1, True),
+        *((word, True) for word in ("true", "True", "TRUE", "yes", "Yes", "on", "1")),
+        (False, False),
+        (0, False),
+        *((word, False) for word in ("false", "False", "no", "No", "off", "0")),
+    ],
+)
+def test_a_boolean_is_what_ansible_reads_as_one(value: Any, meaning: bool) -> None:
+    """INI files and -e name=value give texts, and the roles read them by the filter `bool`."""
+    assert checks.wrong_kind(value, {"type": "bool"}) is None
+    assert checks.boolean(value) is to_bool(value) is meaning
+
+
+def test_no_writer_address_is_a_choice_that_all_make() -> None:
+    assert everything(on_all("webstack_database_address", "")) == []
+    values = good()
+    values["db2"]["webstack_database_address"] = ""
+    assert lines(everything(values)) == ["db2: webstack_database_address: is empty"]
+    values = on_all("webstack_database_address", "")
+    values["db2"]["webstack_database_address"] = "192.0.2.110/24"
+    (problem,) = lines(everything(values))
+    assert problem.startswith("db2: webstack_database_address: differs from lb1's")
+    values = on_all("webstack_server_names", "")
+    assert "lb1: webstack_server_names: is empty" in lines(everything(values))
+
+
+def test_a_text_and_a_boolean_that_mean_the_same_do_not_differ() -> None:
+    values = {host: {**own, "webstack_cache_tls_enabled": True} for host, own in good().items()}
+    values["was1"]["webstack_cache_tls_enabled"] = "yes"
+    assert checks.check_settings(SITE, GROUPS, values) == []
+    values["was1"]["webstack_cache_tls_enabled"] = "no"
+    assert "differs from" in checks.check_settings(SITE, GROUPS, values)[0].message
+
+
+@pytest.mark.parametrize(
+    ("seconds", "waits", "refused"),
+    [
+        (60, {"lb1": 60, "lb2": 60}, ""),
+        ("600", {"lb1": 600}, ""),
+        (30, {}, ""),
+        # Balancers with other applications only.
+        (60, {"lb1": 0, "lb2": 0}, ""),
+        (60, {"lb1": 0, "lb2": 60}, ""),
+        (60, {"lb1": 60, "lb2": 600}, "is 60, but the balancers wait 600 s at most"),
+        (600, {"lb1": 60}, "is 600, but the balancers wait 60 s at most"),
+        ("soon", {"lb1": 60}, ""),
+    ],
+)
+def test_both_tiers_take_a_request_for_the_same_time(seconds: Any, waits: dict[str, int], refused: str) -> None:
+    problems = checks.check_wait("was1", seconds, waits)
+    assert [(p.host, p.variable) for p in problems] == [("was1", "was_django_request_timeout_seconds")] * bool(refused)
+    assert all(refused in problem.message and "lb" in problem.message for problem in problems)
 
 
 def test_a_right_type_is_not_mentioned() -> None:
@@ -412,6 +483,10 @@ def test_a_right_type_is_not_mentioned() -> None:
         (0.5, "float"),
     ]:
         assert checks.wrong_kind(value, {"type": kind}) is None
+    flags = {"type": "list", "elements": "dict", "options": {"on": {"type": "bool"}, "any": {"type": "raw"}}}
+    assert checks.wrong_kind([{"on": True, "any": True, "unknown": True}], flags) is None
+    assert checks.wrong_kind({"DEBUG": True}, {"type": "dict"}) is None
+    assert checks.wrong_kind([True], {"type": "list", "elements": "raw"}) is None
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import pathlib
+import shutil
 import subprocess
 import tarfile
 import zipfile
@@ -151,7 +153,7 @@ def shop(tmp_path: pathlib.Path) -> pathlib.Path:
 
 def names(archive: str) -> list[str]:
     with tarfile.open(archive) as tar:
-        return tar.getnames()
+        return [member.name for member in tar if not member.isdir()]
 
 
 def test_a_directory(make: Any, shop: pathlib.Path) -> None:
@@ -224,6 +226,21 @@ def test_refusals(make: Any, arguments: dict[str, Any], words: str) -> None:
         make(**arguments)
 
 
+@pytest.mark.parametrize("before", [None, 0o755])
+def test_nobody_else_reads_the_mirrors(make: Any, shop: pathlib.Path, tmp_path: pathlib.Path, before: int) -> None:
+    """They are private sources, and an address with a password stands in their settings."""
+    folder = tmp_path / "home/webstack/git"
+    if before:
+        folder.mkdir(parents=True)
+        folder.chmod(before)
+    (shop / ".git/HEAD").unlink()
+    (shop / ".git").rmdir()
+    commit(shop)
+    result = make(source={"type": "git", "url": str(shop)})
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert pathlib.Path(result["archive"]).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_missing_file_is_named(make: Any, shop: pathlib.Path) -> None:
     with pytest.raises(AnsibleActionFail, match=r"lacks requirements\.txt"):
         make(source={"path": str(shop)}, required=["manage.py", "requirements.txt"])
@@ -233,3 +250,331 @@ def test_a_download_is_compared(make: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(action, "open_url", lambda *_args, **_options: io.BytesIO(b"something else"))
     with pytest.raises(AnsibleActionFail, match="checksum"):
         make(source={"type": "archive", "url": "https://example.com/x.tar", "checksum": "0" * 64})
+
+
+# --- a source that is incomplete --------------------------------------------------------------------
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+
+
+def commit(folder: pathlib.Path, *more: str) -> str:
+    """Commit everything in a folder, which becomes a repository."""
+
+    def git(*arguments: str) -> str:
+        who = ["-c", "user.name=x", "-c", "user.email=x@example.com", "-c", "init.defaultBranch=main"]
+        options = [*who, "-c", "protocol.file.allow=always"]
+        done = subprocess.run(["git", *options, *arguments], cwd=folder, check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    git("init", "--quiet")
+    if more:
+        git(*more)
+    git("add", "--all")
+    git("commit", "--quiet", "-m", "x")
+    return git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def nested(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A repository with a submodule, named by a relative address, that has a submodule itself."""
+    for name in ("inner", "middle", "top"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.py").write_text(name)
+    commit(tmp_path / "inner")
+    commit(tmp_path / "middle", "submodule", "--quiet", "add", str(tmp_path / "inner"), "vendor/inner")
+    commit(tmp_path / "top")
+    commit(tmp_path / "top", "submodule", "--quiet", "add", "../middle", "libs/middle")
+    return tmp_path / "top"
+
+
+@pytest.fixture(autouse=True)
+def a_user_of_his_own(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> pathlib.Path:
+    """Nobody's git settings but these."""
+    file = tmp_path / "gitconfig"
+    file.write_text("[core]\n\tautocrlf = true\n")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(file))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    return file
+
+
+def test_submodules_are_fetched(make: Any, nested: pathlib.Path) -> None:
+    source = {"type": "git", "url": str(nested)}
+    found = names(make(source=source)["archive"])
+    assert [name for name in found if name.endswith(".py")] == [
+        "libs/middle/middle.py",
+        "libs/middle/vendor/inner/inner.py",
+        "top.py",
+    ]
+    assert names(make(source={**source, "subdirectory": "libs/middle/vendor/inner"})["archive"]) == ["inner.py"]
+    # What is left out is not fetched, so an address that nobody can reach does no harm.
+    (nested.parent / "inner").rename(nested.parent / "gone")
+    shutil.rmtree(nested.parent / "home")
+    assert names(make(source=source, exclude=["vendor"])["archive"]) == [
+        ".gitmodules",
+        "libs/middle/.gitmodules",
+        "libs/middle/middle.py",
+        "top.py",
+    ]
+    with pytest.raises(AnsibleActionFail, match="git clone"):
+        make(source=source)
+
+
+def test_a_submodule_is_refused_that_cannot_be_fetched(make: Any, nested: pathlib.Path) -> None:
+    (nested / ".gitmodules").unlink()
+    commit(nested)
+    with pytest.raises(AnsibleActionFail, match=r"no address of the submodule libs/middle"):
+        make(source={"type": "git", "url": str(nested)})
+
+
+def test_a_repository_from_elsewhere_names_no_directory_of_this_machine(
+    make: Any, nested: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (nested / ".gitmodules").read_text()
+    (nested / ".gitmodules").write_text(text.replace("../middle", str(nested.parent / "middle")))
+    commit(nested)
+    monkeypatch.setattr(action, "_is_local", lambda _url: False)
+    with pytest.raises(AnsibleActionFail, match="transport 'file' not allowed"):
+        make(source={"type": "git", "url": str(nested)})
+
+
+@pytest.mark.parametrize(
+    ("url", "base", "wanted"),
+    [
+        ("https://x.example/a.git", "https://y.example/b.git", "https://x.example/a.git"),
+        ("../a.git", "https://y.example/team/b.git", "https://y.example/team/a.git"),
+        ("../../o/a.git", "https://y.example/team/b.git", "https://y.example/o/a.git"),
+        ("./a", "/srv/b", "/srv/b/a"),
+        ("../a", "/srv/b", "/srv/a"),
+        ("../a.git", "git@y.example:team/b.git", "git@y.example:team/a.git"),
+    ],
+)
+def test_addresses_of_submodules(url: str, base: str, wanted: str) -> None:
+    assert action._absolute(url, base) == wanted
+
+
+@pytest.mark.parametrize("kind", ["directory", "archive", "below"])
+def test_a_submodule_without_files_is_refused(
+    make: Any, nested: pathlib.Path, tmp_path: pathlib.Path, kind: str
+) -> None:
+    """A checkout without --recursive, and what forges offer for download."""
+    shutil.rmtree(nested / "libs/middle/vendor/inner")
+    (nested / "libs/middle/vendor/inner").mkdir()
+    source = {"path": str(nested)}
+    path = "libs/middle/vendor/inner"
+    if kind == "below":
+        shutil.rmtree(nested / "libs/middle")
+        (nested / "libs/other.py").write_text("1")
+        source, path = {"path": str(nested / "libs")}, "middle"
+    if kind == "archive":
+        with tarfile.open(tmp_path / "x.tar", "w") as tar:
+            tar.add(nested, arcname="top-1.0")
+        source = {"type": "archive", "path": str(tmp_path / "x.tar")}
+    with pytest.raises(AnsibleActionFail, match=f"incomplete: the submodule {path} has no files"):
+        make(source=source, exclude=[".git"])
+    assert make(source=source, exclude=[".git", path])["files"] >= 1
+    assert make(source=source, exclude=[".git", path.rpartition("/")[2]])["files"] >= 1
+
+
+@pytest.mark.parametrize("kind", ["directory", "git", "archive"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (POINTER, "logo.png: a pointer of Git LFS"),
+        ("/annex/objects/SHA256E-s5--x.png\n", "logo.png: a pointer of git-annex"),
+        ("\0GITCRYPT\0secret", "logo.png: encrypted by git-crypt"),
+    ],
+)
+def test_a_stand_in_is_refused_by_name(make: Any, shop: pathlib.Path, kind: str, content: str, words: str) -> None:
+    shutil.rmtree(shop / ".git")
+    (shop / "logo.png").write_text(content)
+    source = {"path": str(shop)}
+    if kind == "git":
+        commit(shop)
+        source = {"type": "git", "url": str(shop)}
+    elif kind == "archive":
+        with zipfile.ZipFile(shop / "x.zip", "w") as bundle:
+            bundle.writestr("x/top.py", "1")
+            bundle.writestr("x/logo.png", content)
+        source = {"type": "archive", "path": str(shop / "x.zip")}
+    with pytest.raises(AnsibleActionFail, match=words):
+        make(source=source, exclude=[".git"])
+    assert make(source=source, exclude=[".git", "*.png"])["files"] >= 1
+
+
+def test_a_stand_in_in_a_submodule_is_refused_by_name(make: Any, nested: pathlib.Path) -> None:
+    module = nested / "libs/middle"
+    (module / "logo.png").write_text(POINTER)
+    commit(module)
+    commit(nested)
+    # The address that .gitmodules names has the commit too.
+    subprocess.run(["git", "-C", str(module), "push", "-q", str(nested.parent / "middle"), "HEAD:x"], check=True)
+    with pytest.raises(AnsibleActionFail, match=r"libs/middle/logo\.png: a pointer of Git LFS"):
+        make(source={"type": "git", "url": str(nested)})
+
+
+def test_a_commit_that_a_submodule_lacks_is_named(make: Any, nested: pathlib.Path) -> None:
+    (nested / "libs/middle/new.py").write_text("never pushed")
+    pinned = commit(nested / "libs/middle")
+    commit(nested)
+    with pytest.raises(AnsibleActionFail, match=f"middle lacks {pinned}, the commit of the submodule libs/middle"):
+        make(source={"type": "git", "url": str(nested)})
+
+
+def test_lfs_files_come_where_git_can_get_them(make: Any, shop: pathlib.Path, a_user_of_his_own: pathlib.Path) -> None:
+    """As `git lfs install` sets it up on the controller; the filter here stands for git-lfs."""
+    shutil.rmtree(shop / ".git")
+    (shop / ".gitattributes").write_text("*.png filter=lfs -text\n")
+    (shop / "logo.png").write_text(POINTER)
+    commit(shop)
+    with a_user_of_his_own.open("a") as file:
+        file.write('[filter "lfs"]\n\tsmudge = printf PICTURE\n\trequired = true\n')
+    made = make(source={"type": "git", "url": str(shop)})
+    with tarfile.open(made["archive"]) as tar:
+        picture = tar.extractfile("logo.png")
+        assert picture is not None
+        assert picture.read() == b"PICTURE"
+
+
+def test_a_release_has_what_published_archives_leave_out(make: Any, shop: pathlib.Path) -> None:
+    shutil.rmtree(shop / ".git")
+    (shop / ".gitattributes").write_text("app export-ignore\nversion.py export-subst\n")
+    (shop / "version.py").write_text("V = '$Format:%H$'\n")
+    commit(shop)
+    made = make(source={"type": "git", "url": str(shop)}, exclude=["__pycache__"])
+    assert "app/a.py" in names(made["archive"])
+    with tarfile.open(made["archive"]) as tar:
+        version = tar.extractfile("version.py")
+        assert version is not None
+        assert version.read() == b"V = '$Format:%H$'\n"
+
+
+def test_other_files_of_one_commit_make_another_release(make: Any, shop: pathlib.Path) -> None:
+    shutil.rmtree(shop / ".git")
+    commit(shop)
+    source = {"type": "git", "url": str(shop)}
+    made = [
+        make(source=source),
+        make(source=source, exclude=["link"]),
+        make(source={**source, "subdirectory": "app"}),
+    ]
+    assert len({one["commit"] for one in made}) == 1
+    assert len({one["id"] for one in made}) == 3
+
+
+@pytest.mark.parametrize(
+    ("target", "good"), [("app", True), ("app/a.py", True), (".", True), ("nowhere", False), ("app/__pycache__", False)]
+)
+def test_a_link_that_leads_nowhere_is_refused(make: Any, shop: pathlib.Path, target: str, good: bool) -> None:
+    (shop / "again").symlink_to("link")
+    (shop / "link").unlink()
+    (shop / "link").symlink_to(target)
+    arguments = {"source": {"path": str(shop)}, "exclude": [".git", "__pycache__"]}
+    if good:
+        assert "again" in names(make(**arguments)["archive"])
+        return
+    with pytest.raises(
+        AnsibleActionFail, match=f"again -> link, link -> {target}: a link to what is not in the source"
+    ):
+        make(**arguments)
+
+
+def test_a_circle_of_links_is_refused(make: Any, shop: pathlib.Path) -> None:
+    (shop / "one").symlink_to("two")
+    (shop / "two").symlink_to("one")
+    with pytest.raises(AnsibleActionFail, match="one -> two, two -> one"):
+        make(source={"path": str(shop)}, exclude=[".git", "__pycache__"])
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_folder(
+    make: Any, shop: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def scandir(path: Any) -> Any:
+        if str(path).endswith("/app"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(AnsibleActionFail, match="Permission denied"):
+        make(source={"path": str(shop)}, exclude=[".git"])
+
+
+def test_what_is_no_file_is_refused(make: Any, shop: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    os.mkfifo(shop / "app/pipe")
+    with pytest.raises(AnsibleActionFail, match="app/pipe is neither a file"):
+        make(source={"path": str(shop)}, exclude=[".git"])
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(shop, arcname="shop")
+    with pytest.raises(AnsibleActionFail, match="app/pipe is neither a file"):
+        make(source={"type": "archive", "path": str(tmp_path / "x.tar")})
+
+
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz", "x.zip"])
+def test_an_archive_that_is_cut_off_is_refused(
+    make: Any, shop: pathlib.Path, tmp_path: pathlib.Path, name: str
+) -> None:
+    whole = tmp_path / name
+    if name.endswith("zip"):
+        with zipfile.ZipFile(whole, "w") as bundle:
+            bundle.write(shop / "manage.py", "manage.py")
+    else:
+        with tarfile.open(whole, "w:gz" if name.endswith("gz") else "w") as tar:
+            for member in ("manage.py", "app/a.py"):
+                tar.add(shop / member, arcname=member)
+    content = whole.read_bytes()
+    source = {"type": "archive", "path": str(whole)}
+    assert make(source=source)["files"] >= 1
+    # A plain tar at every border between two members, others in the middle.
+    cuts = range(0, 2048, 512) if name == "x.tar" else [len(content) // 2, len(content) - 10]
+    for cut in cuts:
+        whole.write_bytes(content[:cut])
+        with pytest.raises(AnsibleActionFail, match=r"cut off|cannot be read"):
+            make(source=source)
+
+
+def test_a_zip_keeps_its_links_and_a_tar_may_end_in_a_zip(
+    make: Any, shop: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as bundle:
+        bundle.write(shop / "manage.py", "manage.py")
+        link = zipfile.ZipInfo("again")
+        link.external_attr = 0o120777 << 16
+        bundle.writestr(link, "manage.py")
+    with tarfile.open(make(source={"type": "archive", "path": str(tmp_path / "x.zip")})["archive"]) as tar:
+        assert tar.getmember("again").linkname == "manage.py"
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        tar.add(shop / "app/a.py", arcname="a.py")
+        tar.add(tmp_path / "x.zip", arcname="x.zip")
+    assert names(make(source={"type": "archive", "path": str(tmp_path / "x.tar")})["archive"]) == ["a.py", "x.zip"]
+
+
+def test_half_of_a_clone_is_not_used_again(make: Any, shop: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    shutil.rmtree(shop / ".git")
+    commit(shop)
+    source = {"type": "git", "url": str(shop)}
+    real = subprocess.run
+
+    def killed(command: list[str], **_options: Any) -> Any:
+        real(["git", "init", "--quiet", "--bare", command[-1]], check=True)
+        raise OSError("killed")
+
+    with mock.patch.object(action.subprocess, "run", side_effect=killed), pytest.raises(AnsibleActionFail):
+        make(source=source)
+    assert list((tmp_path / "home/webstack/git").iterdir()) == []
+    assert make(source=source)["files"] >= 1
+
+
+@pytest.mark.parametrize("umask", [0o002, 0o022, 0o027, 0o077])
+def test_the_surroundings_decide_no_mode(make: Any, shop: pathlib.Path, umask: int) -> None:
+    """Neither the umask of whoever runs it nor that of whoever checked out the source."""
+    before = os.umask(umask)
+    try:
+        (shop / "app/b.py").write_text("b")
+        (shop / "app").chmod(0o777 & ~umask)
+        made = make(source={"path": str(shop)}, exclude=[".git", "__pycache__"])
+    finally:
+        os.umask(before)
+    with tarfile.open(made["archive"]) as tar:
+        modes = {member.name: oct(member.mode) for member in tar if not member.issym()}
+    assert modes == {"app": "0o755", "app/a.py": "0o644", "app/b.py": "0o644", "manage.py": "0o755"}

@@ -154,6 +154,66 @@ def test_a_named_replica_is_seeded_and_a_primary_never() -> None:
     assert "database hosts are db1, db2" in plan(*pair, reseed_node="db7").refused
 
 
+DOWN = {
+    "configured": True,
+    "running": False,
+    "role": "none",
+    "read_only": True,
+    "gtid": "",
+    "replica": {"io": False, "sql": False, "lag_seconds": None, "error": "", "source": ""},
+    "marker": None,
+    "error": "ERROR 2002 (HY000): Can't connect",
+    "schemas": ["site"],
+    "units": UNITS,
+    "peer": {},
+}
+
+
+def test_a_named_replica_is_seeded_though_it_does_not_start() -> None:
+    for down in (DOWN, {**DOWN, "schemas": []}, {**DOWN, "marker": {"paired": True}}):
+        found = plan(primary(1), down, reseed_node="db2")
+        assert (found.refused, found.steps, found.primary) == ("", ["seed db2 from db1"], "db1")
+        # Unnamed it is only started.
+        assert plan(primary(1), down).steps == ["start db2"]
+    # One that runs and lost its link, or follows a stranger, too.
+    for other in (server(2, schemas=["site"]), replica(2, "192.0.2.99"), server(2)):
+        assert plan(primary(1), other, reseed_node="db2").steps == ["seed db2 from db1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (primary(1), {}, "db2 does not answer: the host has to be up; its MariaDB need not run"),
+        (primary(1), {"configured": False}, "nothing is installed on db2 yet"),
+        ({}, DOWN, "db1 does not answer, and db2 is seeded from there"),
+        ({"configured": False}, DOWN, "nothing is installed on db1"),
+        (DOWN, replica(2, "192.0.2.41"), "MariaDB does not run on db1"),
+        (primary(1), primary(2), "db2 is the primary: a primary is never seeded"),
+        (DOWN, primary(2), "db2 is the primary"),
+        (primary(1, read_only=True), DOWN, "'webstack-db promote --force' on db1 opens it; then run again"),
+        (primary(1, read_only=True), replica(2, "192.0.2.41"), "db1 is the primary and read-only"),
+        (replica(1, "192.0.2.42"), DOWN, "db1"),
+    ],
+)
+def test_seeding_a_named_replica_is_refused_with_the_next_step(
+    first: dict[str, Any], second: dict[str, Any], words: str
+) -> None:
+    found = plan(first, second, reseed_node="db2")
+    assert words in found.refused
+    assert found.steps == []
+
+
+def test_a_site_of_one_host_works_and_has_nobody_to_seed() -> None:
+    def alone(state: dict[str, Any], **options: Any) -> _replication.Plan:
+        return _replication.plan(NODES[:1], {"db1": state}, "db1", **options)
+
+    assert alone(server(1)).steps == ["bootstrap db1"]
+    assert alone(primary(1)).settled
+    assert "db1 cannot be asked" in alone({}).refused
+    assert "db1 is the only database host of this site" in alone(primary(1), reseed_node="db1").refused
+    assert "db1 is the only database host of this site" in alone(DOWN, reseed_node="db1").refused
+
+
 def test_replication_that_somebody_stopped_is_resumed_and_an_old_password_replaced() -> None:
     stopped = {"io": False, "io_state": "No", "sql": False}
     assert plan(primary(1), replica(2, "192.0.2.41", stopped)).steps == ["resume db2"]
@@ -251,6 +311,66 @@ def test_a_pair_has_one_or_two_different_hosts() -> None:
     assert "one or two" in _replication.problems([*NODES, third], **{**SETTINGS, "given_server_ids": [0, 0, 0]})[0]
     twin = {"name": "db2", "address": "192.0.2.41", "port": 3306}
     assert "gives one address twice" in _replication.problems([NODES[0], twin], **SETTINGS)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"collation": "latin1_swedish_ci"}, "mysql_replication_collation is 'latin1_swedish_ci'"),
+        ({"time_zones": ["Europe/Berlin", "../etc/passwd"]}, "mysql_replication_time_zones has '../etc/passwd'"),
+        ({"settings": {"read_only": 0}}, "mysql_replication_settings.read_only: the server boots read-only"),
+        ({"settings": {"skip-read-only": None}}, "mysql_replication_settings.skip-read-only"),
+        ({"settings": {"server_id": 9}}, "mysql_replication_server_id is the input"),
+        ({"settings": {"default-time-zone": "Europe/Berlin"}}, "mysql_replication_settings.default-time-zone"),
+        ({"settings": {"default_time_zone": "+00:00", "skip_name_resolve": 1, "event_scheduler": True}}, ""),
+    ],
+)
+def test_settings_that_would_undo_the_pair_are_refused(change: dict[str, Any], words: str) -> None:
+    found = "; ".join(_replication.problems(NODES, **{**SETTINGS, **change}))
+    assert words in found
+    assert bool(words) == bool(found)
+
+
+def test_an_account_that_no_fence_binds_is_refused() -> None:
+    def found(target: str, *grant: str) -> list[str]:
+        privileges = [{"target": target, "grant": list(grant)}]
+        return _replication.account_problems([{"name": "boss", "privileges": privileges}, {"name": "none"}])
+
+    for grant in ("ALL", "all privileges", "READ_ONLY ADMIN", "Read Only Admin"):
+        assert "boss gets" in found("*.*", "SELECT", grant)[0]
+    assert found("*.*", "PROCESS", "RELOAD") == found("site.*", "ALL") == []
+
+
+# --- what the servers know, and whether they can write -----------------------------------------------
+
+
+def test_the_primary_takes_its_settings_after_the_replica() -> None:
+    late = {"restart": ["tmpdir"], "set": {}, "tls": False}
+    soon = {"restart": [], "set": {"max_connections": "9"}, "tls": False}
+    turn = plan(primary(1, pending=soon), replica(2, "192.0.2.41", pending=late)).as_dict()
+    assert (turn["apply"], turn["restart"], turn["in_turn"]) == (["db1"], ["db2"], ["db2", "db1"])
+
+
+def test_time_zones_are_loaded_where_they_differ_and_come_along_with_a_seed() -> None:
+    stale = plan(primary(1, time_zones_current=False), replica(2, "192.0.2.41", time_zones_current=False))
+    assert stale.steps == ["load the time zones on db1", "load the time zones on db2"]
+    assert stale.as_dict()["changes"]
+    # A seed or a restore ends well: who is what does not hang on them.
+    assert stale.settled
+    fresh = plan(server(1, time_zones_current=False), server(2, time_zones_current=False))
+    assert fresh.steps == ["bootstrap db1", "load the time zones on db1", "seed db2 from db1"]
+    # A host without zones of its own is no reason to do anything.
+    assert plan(primary(1, time_zones_current=None), replica(2, "192.0.2.41", time_zones_current=True)).steps == []
+
+
+def test_a_primary_that_cannot_write_is_refused_and_a_replica_is_told_of() -> None:
+    full = {"disk": {"problem": "No space left on device (/var/lib/mysql)", "free_bytes": {}}}
+    refused = plan(primary(1, **full), replica(2, "192.0.2.41"))
+    assert refused.refused == "db1 cannot write: No space left on device (/var/lib/mysql)"
+    assert refused.steps == []
+    told = plan(primary(1, disk={"problem": ""}), replica(2, "192.0.2.41", **full))
+    assert told.refused == ""
+    assert told.notes == ["db2 cannot write: No space left on device (/var/lib/mysql)"]
 
 
 # --- accounts ---------------------------------------------------------------------------------------

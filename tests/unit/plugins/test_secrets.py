@@ -6,6 +6,7 @@ import concurrent.futures
 import os
 import pathlib
 import stat
+import subprocess
 from typing import Any
 
 import pytest
@@ -107,6 +108,39 @@ class HostVars(dict[str, Any]):
     """Like Ansible's: raw variables by raw_get."""
 
     raw_get = dict.__getitem__
+
+
+def test_a_link_stays_a_link_and_one_to_nothing_is_refused(tmp_path: pathlib.Path) -> None:
+    real, link = tmp_path / "vault/secrets.yml", tmp_path / "site/secrets.yml"
+    link.parent.mkdir()
+    link.symlink_to(real)
+    # Where the real one is may be away today, with every secret of the site in it.
+    with pytest.raises(AnsibleActionFail, match=r"is a link to .*vault/secrets\.yml, which is not there"):
+        run(link)
+    assert not real.parent.exists()
+    real.parent.mkdir()
+    real.write_text("one_password: mine\n")
+    assert run(link)["created"] == ["two_password"]
+    assert link.is_symlink()
+    assert real.read_text().startswith("one_password: mine\n")
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+    assert [path.name for path in real.parent.iterdir()] == ["secrets.yml"]
+    assert [path.name for path in link.parent.iterdir()] == ["secrets.yml"]
+
+
+def test_version_control_leaves_new_secrets_alone(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "group_vars/all/secrets.yml"
+    run(path)
+    (path.parent / "site.yml").touch()
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    shown = ["git", "status", "--porcelain", "--untracked-files=all"]
+    said = subprocess.run(shown, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.split()
+    assert "group_vars/all/site.yml" in said and "group_vars/all/secrets.yml" not in said
+    # Whoever took the line away, to commit the encrypted file, does not find it back.
+    (path.parent / ".gitignore").write_text("")
+    path.write_text("one_password: a\n")
+    run(path)
+    assert (path.parent / ".gitignore").read_text() == ""
 
 
 def test_a_secret_set_anywhere_is_not_written_again() -> None:

@@ -61,6 +61,10 @@ class Breaker:
     def settled(self) -> None:
         """Take the server into use."""
 
+    def wait_to_be_read(self, pause: float) -> None:
+        """Wait until it may be read, or `open` is called, or raise; it takes writes meanwhile."""
+        self._wake.wait(pause)
+
     def closed(self) -> None:
         """Reads have begun, too."""
 
@@ -148,7 +152,14 @@ class Breaker:
                 self._state = SETTLING
             if pause is None:
                 pause = QUARANTINE_SECONDS if away else 0.0
-            self._wake.wait(pause)
+            try:
+                self.wait_to_be_read(pause)
+                problem = ""
+            except (redis.RedisError, OSError) as exc:
+                away = self._again = True
+                problem = str(exc)
+                logger.info("%s is not back: %s", self._name, problem)
+                time.sleep(PROBE_SECONDS / 10)
             with self._lock:
                 if self._again or self.unfinished():
                     self._state = OPEN

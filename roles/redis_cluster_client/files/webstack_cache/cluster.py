@@ -19,6 +19,7 @@ from . import metrics
 from .configuration import Access, Address, Configuration, ConfigurationError, Layout, load
 from .connections import UNREACHABLE, Command, Connector, Pool, is_refusal, pack, read
 from .ring import Ring
+from .roll import Answers
 from .sentinels import LEASE_SECONDS, Sentinels
 from .shard import Shard, ShardUnavailable
 
@@ -72,6 +73,7 @@ class Cluster:
         self._findable: dict[str, Shard] = {}
         """These, and the ones that the last change took away: a call that began before it ends with them."""
         self._seen = self._signature()
+        self._answers = Answers(lambda: [shard.master for shard in list(self.shards.values())])
         self._apply(load(self._path))
 
     # The file
@@ -98,6 +100,7 @@ class Cluster:
                 logger.info("%s changed, the ring is %s now", self._path, self.ring.fingerprint)
             if self._sentinels:
                 self._sentinels.wanted(now)
+            self._answers.wanted(now)
         except ConfigurationError as exc:
             logger.error("%s; the ring stays as it is", exc)
         finally:
@@ -159,7 +162,7 @@ class Cluster:
     def _doubt(self, name: str, reason: str, heir: Address | None = None) -> None:
         # The sentinels know shards that this process does not use.
         shard = self.shards.get(name)
-        if shard and shard.master.address:
+        if shard and (shard.master.address or shard.master.begins):
             shard.doubt(reason, heir)
 
     # The ring
@@ -204,6 +207,21 @@ class Cluster:
         None where the breaker was open.
         """
         shards = self._findable
+        if forget is None:
+            return self._exchange(shards, batches, None)
+        turns = {name: shards[name].writes(forget[name]) for name in batches}
+        try:
+            return self._exchange(shards, batches, forget)
+        finally:
+            for name, turn in turns.items():
+                shards[name].has_written(turn)
+
+    @staticmethod
+    def _exchange(
+        shards: Mapping[str, Shard],
+        batches: Mapping[str, Sequence[Command]],
+        forget: Mapping[str, Sequence[str]] | None,
+    ) -> tuple[dict[str, list[Any]], dict[str, BaseException | None]]:
         replies: dict[str, list[Any]] = {}
         failures: dict[str, BaseException | None] = {}
         again = _Round(shards, forget is not None).run(batches, replies, failures)
@@ -219,9 +237,7 @@ class Cluster:
         if forget is not None:
             for name, results in replies.items():
                 refusal = next((reply for reply in results if isinstance(reply, redis.ResponseError)), None)
-                if refusal is None:
-                    shards[name].wrote(*forget[name])
-                elif is_refusal(refusal):
+                if refusal is not None and is_refusal(refusal):
                     shards[name].lost(forget[name], refusal)
         return replies, failures
 
@@ -230,8 +246,10 @@ class Cluster:
     def reset_after_fork(self) -> None:
         # Another thread of the parent may have held the lock; it does not exist here.
         self._lock = threading.Lock()
+        self._look_at = 0.0
         if self._sentinels:
             self._sentinels.reset_after_fork()
+        self._answers.reset_after_fork()
         for shard in self.shards.values():
             shard.reset_after_fork()
 
@@ -242,6 +260,7 @@ class Cluster:
             until = time.monotonic() + SETTLE_SECONDS
             if left := [shard.name for shard in owing if not shard.settle(until)]:
                 logger.error("%s may return with old values: writes to them were lost", ", ".join(left))
+        self._answers.close()
 
 
 class _Round:
@@ -294,7 +313,8 @@ class _Round:
                     # its 250 ms, too.
                     if silent and not connection.can_read(0):
                         raise redis.TimeoutError("Timeout reading from socket")
-                    replies[name] = [read(connection) for _ in range(count)]
+                    results = [read(connection) for _ in range(count)]
+                    self._shards[name].confirm(pool, connection)
                 except UNREACHABLE as exc:
                     silent = silent or isinstance(exc, redis.TimeoutError)
                     sent.pop()
@@ -302,6 +322,7 @@ class _Round:
                     failed(name, pool, exc)
                 else:
                     sent.pop()
+                    replies[name] = results
                     pool.release(connection)
                     failures.pop(name, None)
                     self._shards[name].answered(pool)

@@ -110,6 +110,7 @@ class Connector:
             # Repeating is decided where it is known which operations may run twice.
             "retry": Retry(NoBackoff(), 0),
         }
+        self.database = int(self._options.get("db") or 0)
         self._class: type[Connection] = Connection
         if access.authority is not None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies the certificate and the address in it
@@ -123,6 +124,7 @@ class Connector:
     def of_sentinels(self) -> Connector:
         """Return a connector for servers that have no databases."""
         other = object.__new__(Connector)
+        other.database = 0
         other._class = self._class
         other._options = {name: value for name, value in self._options.items() if name != "db"}
         return other
@@ -193,6 +195,10 @@ class Pool(redis.ConnectionPool):
         connection.home = home
         connection.connect()
         return connection
+
+    def uses(self, connection: Any) -> bool:
+        """Tell whether the connection is to the server that is in use, and not given up since it was made."""
+        return connection.home is self._home
 
     def release(self, connection: Any) -> None:
         if connection._sock is not None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -18,7 +19,10 @@ from . import metrics
 from .breaker import CLOSED, OPEN, Breaker
 from .configuration import Address
 from .connections import UNREACHABLE, Connector, Pool, ask, is_refusal, is_worth_repeating, pack
-from .sentinels import Sentinels
+from .roll import PATIENCE_SECONDS, Answer, Roll
+from .sentinels import LEASE_SECONDS, Sentinels
+
+logger = logging.getLogger("webstack_cache")
 
 # Keys of lost writes that a process remembers for each shard; beyond that it empties the shard.
 KEYS_TO_REMEMBER = 10_000
@@ -27,7 +31,7 @@ KEYS_TO_REMEMBER = 10_000
 LATELY_SECONDS = 2.0
 LAG_SECONDS = 0.5
 CALLS_TO_REMEMBER = 4096
-# How long reads wait after a change of the master, for every process to hear of it and to delete its part.
+# How long reads wait after a change of the master at least, for processes that could not get on the roll any more.
 CHANGE_SECONDS = 0.2
 # How long after the news of a new master a lost write is told to it directly.
 NEWS_SECONDS = 1.0
@@ -127,34 +131,123 @@ class Master(Server):
     def __init__(self, shard: Shard) -> None:
         super().__init__(f"shard {shard.name}", shard)
         self.debt = Debt()
+        self.roll = Roll(shard.name, self.owes_nothing_since)
+        self.writing: dict[object, float] = {}
+        """Writes that are under way, and when they began."""
+        self.sought: Address | None = None
+        """The server that is being looked at."""
+        self.begins = False
+        self._looked = time.monotonic()
         self.lately: deque[tuple[float, Sequence[Any]]] = deque(maxlen=CALLS_TO_REMEMBER)
         self._answered = 0.0
         self._pause: float | None = None
         self._heir: tuple[Address | None, float] = (None, 0.0)
         self._heir_lock = threading.Lock()
         self._telling = False
+        self._warned = False
 
     def reset_after_fork(self) -> None:
         super().reset_after_fork()
         self._heir_lock = threading.Lock()
         self._telling = False
+        self.roll.reset_after_fork()
+        self.writing = {}
 
     def find(self) -> Address:
+        """Return where the master is, for the first call of a process. It may have taken over a moment ago."""
+        # From here on news concern it, although it has no address yet.
+        self.begins = True
+        self.address = address = self._find()
+        with Pool.to(address, self.shard.connector) as pool:
+            if self._begin(pool):
+                self.open("has just taken over")
+        return address
+
+    def _begin(self, pool: Pool) -> bool:
+        """Get on the roll of a server that this process has not used yet; tell whether others still wait there."""
+        answer = self._answer(pool, 0)
+        waits = answer is not None and not answer.settled
+        if waits:
+            self._pause = CHANGE_SECONDS
+        return waits
+
+    def _find(self) -> Address:
         sentinels = self.shard.sentinels
-        self.address = sentinels.master_of(self.shard.name) if sentinels else self.shard.servers[0]
-        return self.address
+        return sentinels.master_of(self.shard.name) if sentinels else self.shard.servers[0]
 
     def recover(self) -> float | None:
         """Find the master, and delete on it whatever this process failed to write."""
-        before = self.address
-        address = self.find()
-        if before is not None and before != address:
-            self._pause = CHANGE_SECONDS
-            self._owe_what_was_written_lately()
-        with Pool.to(address, self.shard.connector) as pool:
-            self._see_that_it_is_the_master(pool, address)
-            self.debt.pay(pool)
+        looked = time.monotonic()
+        try:
+            self.sought = address = self._find()
+            if self.address is not None and self.address != address:
+                self._pause = CHANGE_SECONDS
+                self._owe_what_was_written_lately()
+            with Pool.to(address, self.shard.connector) as pool:
+                self._see_that_it_is_the_master(pool, address)
+                self.debt.pay(pool)
+                if self.address is None:
+                    self._begin(pool)
+            self.address = address
+        finally:
+            # The address that is in use stays until there is another: news of that one are news until then.
+            self.sought = None
+            self._looked = looked
         return self._pause
+
+    # The roll: see roll.py
+
+    def owes_nothing_since(self, moment: float) -> bool:
+        return not self.debt and all(began > moment for began in list(self.writing.values()))
+
+    def answer(self) -> None:
+        """Answer on the roll, if the master is in use. A failure means nothing: this is not a call."""
+        if self._state == CLOSED and self.address is not None and self.has_pool:
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._answer(self.pool)
+
+    def _answer(self, pool: Pool, mark: int | None = None) -> Answer | None:
+        try:
+            return self.roll.answer(pool, mark)
+        except redis.ResponseError as exc:
+            self._has_no_roll(exc)
+            return None
+
+    def _has_no_roll(self, error: redis.ResponseError) -> None:
+        if not self._warned:
+            self._warned = True
+            logger.warning("%s keeps no roll (%s): old values may be read after an outage", self._name, error)
+
+    def leave(self) -> None:
+        """Get off the roll: nobody calls any more."""
+        if self._state != CLOSED or not self.has_pool:
+            return
+        late = time.monotonic() - LATELY_SECONDS
+        for _ in range(2):  # who stays there by mistake costs others a shard's values
+            with contextlib.suppress(redis.RedisError, OSError):
+                self.roll.leave(self.pool, any(moment > late for moment, _ in list(self.lately)))
+                return
+
+    def wait_to_be_read(self, pause: float) -> None:
+        if not pause:  # a hiccup
+            return
+        try:
+            self.roll.call(self.pool, pause, self._is_called_off)
+        except redis.ResponseError as exc:
+            self._has_no_roll(exc)
+            super().wait_to_be_read(pause)
+
+    def _is_called_off(self, seconds: float) -> bool:
+        if self._wake.wait(seconds) and not self._again:
+            self._wake.clear()
+        if self.debt and not self._again:
+            # From a call that was refused while the debt before was being paid.
+            self.debt.pay(self.pool)
+        return self._again
+
+    def may_be_off_the_roll(self) -> bool:
+        """Tell whether others may have gone on without this process: it neither answered nor looked for that long."""
+        return time.monotonic() - max(self._looked, self.roll.answered) > PATIENCE_SECONDS
 
     def _see_that_it_is_the_master(self, pool: Pool, address: Address) -> None:
         """Raise unless the server says so. The news of a promotion comes before it, and it ends all connections."""
@@ -362,9 +455,19 @@ class Shard:
         metrics.observe(self.name, "error")
         self.master.failed(error)
 
-    def wrote(self, *keys: Any) -> None:
-        """Say which keys it took: the last ones are forgotten if a replica takes over."""
-        self.master.lately.append((time.monotonic(), keys))
+    def writes(self, keys: Sequence[Any]) -> object:
+        """Say which keys are about to be written: the last ones are forgotten if a replica takes over.
+
+        Not afterwards: a thread may have no turn between a reply and the note of it.
+        """
+        turn, now = object(), time.monotonic()
+        self.master.lately.append((now, keys))
+        self.master.writing[turn] = now
+        return turn
+
+    def has_written(self, turn: object) -> None:
+        """Say that it was taken, or that what has to be forgotten is noted."""
+        self.master.writing.pop(turn, None)
 
     def dropped(self, *keys: Any) -> None:
         """Say which keys' writes did not reach it, or nobody knows: they are forgotten before it is read again.
@@ -378,10 +481,15 @@ class Shard:
         metrics.observe(self.name, "dropped", count=len(keys) or 1)
         if not self.master.is_open:
             self.master.open("lost a write")
+        if self.master.may_be_off_the_roll():
+            # Its threads had no turn for seconds. Nobody waits for them, so nobody is told of the loss before a look.
+            with contextlib.suppress(redis.RedisError, OSError):
+                self.master.recover()
 
     def doubt(self, reason: str, heir: Address | None = None) -> None:
         """Say that its master may be another one, the heir: nobody reads or writes before that is known."""
-        self.master.open(reason)
+        if heir is None or heir != self.master.sought:
+            self.master.open(reason)
         if heir:
             self.master.inherited_by(heir)
 
@@ -408,12 +516,21 @@ class Shard:
         reads prefer and the way back to the master, and what a lost write leaves to be forgotten.
         """
         packed = pack((command,))
+        if forget is None:
+            return self._call(packed, write, repeat, None)
+        turn = self.writes((forget,))
+        try:
+            return self._call(packed, write, repeat, forget)
+        finally:
+            self.has_written(turn)
+
+    def _call(self, packed: bytes, write: bool, repeat: bool, forget: str | None) -> Any:
         error: BaseException | None = None
         tried: list[Pool] = []
         started = metrics.clock() if metrics.listeners else 0.0
         while (pool := self.route(write)) is not None:
             try:
-                reply = _exchange(pool, packed, check=not repeat)
+                reply = self._exchange(pool, packed, check=not repeat)
             except (*UNREACHABLE, redis.ResponseError) as exc:
                 if not self.serves_not(exc):
                     raise
@@ -427,12 +544,39 @@ class Shard:
             self.answered(pool)
             if metrics.listeners:
                 metrics.observe(self.name, "call", metrics.clock() - started)
-            if forget is not None:
-                self.master.lately.append((time.monotonic(), (forget,)))
             return reply
         if forget is not None:
             self.lost((forget,), error)
         raise ShardUnavailable(f"shard {self.name} does not answer") from error
+
+    def _exchange(self, pool: Pool, packed: bytes, check: bool) -> Any:
+        connection = pool.get_connection()
+        try:
+            # A command that may not run twice does not go into a connection that the server closed meanwhile.
+            if check and _is_closed(connection):
+                connection.disconnect()
+            connection.send_packed_command((packed,), check_health=False)
+            reply = connection.read_response()
+            self.confirm(pool, connection)
+        except redis.ResponseError:
+            pool.release(connection)
+            raise
+        except BaseException:
+            connection.disconnect()
+            raise
+        pool.release(connection)
+        return reply
+
+    def confirm(self, pool: Pool, connection: Any) -> None:
+        """Raise unless the server that answered was the one to ask when it did, as far as a sentinel knows by now.
+
+        The caller may not have run since it looked, long enough for another master and the return of this one.
+        """
+        sentinels = self.sentinels
+        if sentinels is not None and (now := time.monotonic()) - sentinels.heard > LEASE_SECONDS:
+            sentinels.lease(now)
+        if not pool.uses(connection):
+            raise redis.ConnectionError("another server may have taken over meanwhile")
 
     @staticmethod
     def serves_not(error: BaseException) -> bool:
@@ -465,24 +609,6 @@ class Shard:
             except (redis.RedisError, OSError):
                 time.sleep(0.1)
         return not self.master.debt
-
-
-def _exchange(pool: Pool, packed: bytes, check: bool) -> Any:
-    connection = pool.get_connection()
-    try:
-        # A command that may not run twice does not go into a connection that the server closed meanwhile.
-        if check and _is_closed(connection):
-            connection.disconnect()
-        connection.send_packed_command((packed,), check_health=False)
-        reply = connection.read_response()
-    except redis.ResponseError:
-        pool.release(connection)
-        raise
-    except BaseException:
-        connection.disconnect()
-        raise
-    pool.release(connection)
-    return reply
 
 
 def _is_closed(connection: Any) -> bool:

@@ -1,0 +1,26 @@
+"""Work out variables and templates of a role as Ansible does, without a host."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
+
+
+def render(role: str, name: str, variables: dict[str, Any]) -> Any:
+    """Return a variable of the role, or the text of a template of its, with these inputs."""
+    loader = DataLoader()
+    known: dict[str, Any] = {"ansible_managed": "managed", "groups": {}, "hostvars": {}, "inventory_dir": "/nowhere"}
+    known["inventory_hostname"] = "host1"
+    for part in ("defaults", "vars"):
+        known |= loader.load_from_file(str(ROLES / role / part / "main.yml"), trusted_as_template=True)
+    templar = Templar(loader=loader, variables=known | variables)
+    if name.endswith(".j2"):
+        # As the module template does: backslashes of a file are what they are, and blocks leave no empty lines.
+        text = (ROLES / role / "templates" / name).read_text()
+        return templar.template(trust_as_template(text), escape_backslashes=False)
+    return templar.template(trust_as_template("{{ " + name + " }}"))

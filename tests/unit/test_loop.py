@@ -1,0 +1,251 @@
+"""The tools that run the checks: turns, lanes, limits, the lab's Docker client, what a change touches."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import changed  # noqa: E402
+import check  # noqa: E402
+import runner  # noqa: E402
+from runner import Budget, Check, Outcome, Runner  # noqa: E402
+from turns import turn  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def logs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    monkeypatch.setattr(runner, "LOGS", tmp_path)
+    yield tmp_path
+
+
+def shell(name: str, script: str = "true", after: tuple[str, ...] = ()) -> Check:
+    return Check(name, ["sh", "-c", script], after=frozenset(after))
+
+
+def run(checks: list[Check], budgets: dict[str, Budget] | None = None, lanes: int = 2) -> dict[str, Outcome]:
+    outcomes: list[Outcome] = []
+    Runner(budgets or {}, outcomes.append, lanes)(checks)
+    return {outcome.check.name: outcome for outcome in outcomes}
+
+
+def gone(pid: str) -> bool:
+    """Ended, whether or not its new parent has asked for it yet."""
+    try:
+        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+# --- turns ------------------------------------------------------------------------------------------
+
+
+def test_those_who_share_run_together_and_a_quiet_one_alone(tmp_path: pathlib.Path) -> None:
+    seen: list[str] = []
+    together = threading.Barrier(2, timeout=10)
+
+    def share(name: str) -> None:
+        with turn(alone=False, folder=tmp_path):
+            together.wait()
+            time.sleep(0.2)
+            seen.append(name)
+
+    def alone() -> None:
+        with turn(alone=True, folder=tmp_path):
+            seen.append("quiet begins")
+            time.sleep(0.2)
+            seen.append("quiet ends")
+
+    def late() -> None:
+        with turn(alone=False, folder=tmp_path):
+            seen.append("late")
+
+    first = [threading.Thread(target=share, args=(name,)) for name in "ab"]
+    for thread in first:
+        thread.start()
+    while together.n_waiting:
+        time.sleep(0.01)
+    rest = [threading.Thread(target=alone), threading.Thread(target=late)]
+    for thread in rest:
+        thread.start()
+        time.sleep(0.1)
+    for thread in [*first, *rest]:
+        thread.join(10)
+    assert sorted(seen[:2]) == ["a", "b"]
+    # The late one could have run beside a and b, and would have kept the quiet one waiting.
+    assert seen[2:] == ["quiet begins", "quiet ends", "late"]
+
+
+# --- the runner -------------------------------------------------------------------------------------
+
+
+def test_the_longest_begins_first_and_each_waits_for_what_it_needs(logs: pathlib.Path) -> None:
+    order = logs / "order"
+    checks = [
+        shell("short", f"echo short >>{order}"),
+        shell("long", f"echo long >>{order}"),
+        shell("longest", f"echo longest >>{order}", after=("short",)),
+    ]
+    budgets = {"short": Budget(1, 1), "long": Budget(5, 1), "longest": Budget(9, 1)}
+    outcomes = run(checks, budgets, lanes=1)
+    # The short one holds the longest up.
+    assert order.read_text().split() == ["short", "longest", "long"]
+    assert [o.code for o in outcomes.values()] == [0, 0, 0]
+
+
+def test_a_failure_is_told(logs: pathlib.Path) -> None:
+    outcome = run([shell("bad", "echo why; exit 3")])["bad"]
+    assert (outcome.code, outcome.ended) == (3, "")
+    assert (logs / "bad.log").read_text() == "why\n"
+
+
+def test_what_takes_three_times_its_budget_is_ended_with_all_it_started(logs: pathlib.Path) -> None:
+    # A grandchild in a session of its own, as Ansible's workers are.
+    script = f"setsid sh -c 'echo $$ >{logs}/pid; exec sleep 300' & wait"
+    started = time.monotonic()
+    outcome = run([shell("hung", script)], {"hung": Budget(0.3, 1)})["hung"]
+    assert time.monotonic() - started < 60
+    assert outcome.code != 0
+    assert outcome.ended
+    assert gone((logs / "pid").read_text().strip())
+
+
+def test_an_interrupt_ends_what_runs_and_what_it_started(logs: pathlib.Path) -> None:
+    script = f"setsid sh -c 'echo $$ >{logs}/pid; exec sleep 300' & wait"
+
+    def interrupt(_outcome: Outcome) -> None:
+        raise KeyboardInterrupt
+
+    checks = [shell("hung", script), shell("quick", f"while [ ! -s {logs}/pid ]; do sleep 0.05; done")]
+    with pytest.raises(KeyboardInterrupt):
+        Runner({}, interrupt)(checks)
+    assert gone((logs / "pid").read_text().strip())
+
+
+def test_cost_is_counted(logs: pathlib.Path) -> None:
+    burn = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; printf 'engine\\nplay\\n' >>$WEBSTACK_COUNTS"
+    outcome = run([shell("burn", burn)])["burn"]
+    assert outcome.cpu > 0
+    assert (outcome.engine_calls, outcome.plays) == (1, 1)
+
+
+def test_the_unit_tests_begin_by_themselves() -> None:
+    checks = check.unit_first([shell("lint"), shell("unit"), shell("images", after=("engine",))])
+    assert {c.name: set(c.after) for c in checks} == {"lint": {"unit"}, "unit": set(), "images": {"engine", "unit"}}
+    assert check.unit_first([shell("lint")]) == [shell("lint")]
+
+
+def test_every_check_has_a_budget_and_together_they_take_less_than_forty_minutes() -> None:
+    names = {c.name for stage in check.STAGES for c in check.checks_of(stage, [])}
+    budgets = check.budgets()
+    assert set(budgets) == names
+    assert sum(budget.cpu for budget in budgets.values()) / 1.9 < 40 * 60
+
+
+def test_a_check_over_its_budget_is_named() -> None:
+    outcome = Outcome(shell("dear"), 0, 100, 140, 0, 0)
+    assert check.over_budget([outcome], {"dear": Budget(100, 100)}) == ["dear: CPU 140 s, its budget is 100 s"]
+    assert not check.over_budget([outcome], {"dear": Budget(100, 110)})
+
+
+# --- the lab's Docker client ------------------------------------------------------------------------
+
+
+class Client:
+    """lab/bin/docker with an engine's client behind it that says what it was asked."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        real = folder / "docker"
+        real.write_text(
+            '#!/bin/sh\n[ "$1" = inspect ] && { echo "0 none"; exit 0; }\nprintf "engine:"; printf " [%s]" "$@"\n'
+        )
+        real.chmod(real.stat().st_mode | stat.S_IXUSR)
+        self.environment = os.environ | {
+            "PATH": f"{ROOT / 'lab/bin'}:{folder}:/usr/bin:/bin",
+            "WEBSTACK_COUNTS": str(folder / "counts"),
+            "DOCKER_HOST": f"unix://{folder}/none",
+        }
+        self.counts = folder / "counts"
+
+    def __call__(self, *arguments: str) -> str:
+        done = subprocess.run(["docker", *arguments], capture_output=True, text=True, env=self.environment, check=True)
+        return done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ps", "--all"],
+        ["exec", "--user", "www-data", "host", "id"],
+        ["exec", "--detach", "host", "sleep", "1"],
+        ["exec", "--env", "SECRET", "host", "env"],
+        ["exec", "-it", "host", "bash"],
+        # Plain, but the host does not run.
+        ["exec", "-i", "--env=A=b c", "host", "sh", "-c", 'echo "$A"', "", "two  words"],
+    ],
+)
+def test_what_cannot_be_entered_goes_to_the_engine_unchanged(tmp_path: pathlib.Path, arguments: list[str]) -> None:
+    client = Client(tmp_path)
+    assert client(*arguments) == "engine:" + "".join(f" [{word}]" for word in arguments)
+    assert "engine" in client.counts.read_text()
+
+
+def test_without_an_engine_client_the_lab_client_says_so(tmp_path: pathlib.Path) -> None:
+    for name in ("dirname", "readlink", "id"):
+        (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+    environment = {"PATH": f"{ROOT / 'lab/bin'}:{tmp_path}"}
+    done = subprocess.run(
+        ["/bin/sh", str(ROOT / "lab/bin/docker"), "ps"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr) == (127, "docker: no Docker client on the PATH\n")
+
+
+# --- what a change touches --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("docs/cache.md", {"lint", "unit"}),
+        ("roles/shared_media/tasks/main.yml", {"molecule:shared_media", "molecule:default", "integration"}),
+        ("tests/testinfra/lb_tls/test_lb_tls.py", {"molecule:lb_tls"}),
+        ("playbooks/resize_cache.yml", {"molecule:cache_resize", "molecule:default", "integration"}),
+        ("plugins/module_utils/_pki.py", {"molecule:redis_shard", "molecule:mysql_replication", "sanity"}),
+    ],
+)
+def test_a_change_touches_what_uses_it(file: str, expected: set[str]) -> None:
+    assert expected | {"lint", "unit"} <= set(changed.stages([file]))
+
+
+def test_a_change_of_one_tier_leaves_the_others_alone() -> None:
+    assert {s for s in changed.stages(["roles/shared_media/tasks/main.yml"]) if s.startswith("molecule")} == {
+        "molecule:shared_media",
+        "molecule:default",
+    }
+    assert not [s for s in changed.stages(["docs/cache.md"]) if s.startswith("molecule")]
+
+
+def test_a_change_of_the_lab_touches_every_scenario() -> None:
+    all_scenarios = {f"molecule:{path.parent.name}" for path in ROOT.glob("molecule/*/molecule.yml")}
+    assert all_scenarios <= set(changed.stages(["lab/Dockerfile"]))
+    assert not changed.stages([])
+
+
+def test_the_lab_of_a_check_that_was_ended_is_removed(logs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner.HostsCost, "look", lambda _self: None)
+    monkeypatch.setattr(runner, "BIN", logs)
+    (logs / "python").write_text('#!/bin/sh\necho "$@"\n')
+    (logs / "python").chmod(0o755)
+    hung = Check("hung", ["sleep", "300"], lab="some_lab")
+    assert run([hung], {"hung": Budget(0.1, 1)})["hung"].ended
+    assert (logs / "hung.log").read_text() == f"{ROOT}/tools/lab.py down --lab=some_lab\n"

@@ -1,0 +1,337 @@
+"""Seeding by webstack-db, with a systemd and a server that are fakes: what it refuses, what a failure leaves behind."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from ansible_collections.webstack.ha.plugins.module_utils import _data_swap
+
+SOURCE = pathlib.Path(__file__).resolve().parents[2] / "roles/mysql_replication/files/webstack-db"
+
+
+def load() -> ModuleType:
+    loader = importlib.machinery.SourceFileLoader("webstack_db_seed", str(SOURCE))
+    spec = importlib.util.spec_from_loader("webstack_db_seed", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["webstack_db_seed"] = module
+    loader.exec_module(module)
+    return module
+
+
+db = load()
+
+
+class Host:
+    """A replica's host: its unit, its server, its data directory of two schemas, a marker, and new data."""
+
+    def __init__(self, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home, self.monkeypatch = home, monkeypatch
+        self.data = home / "lib/mysql"
+        self.calls: list[str] = []
+        self.running = True
+        self.seeding = False
+        self.starts: Callable[[], bool] = lambda: True
+        self.stops = True
+        self.seen: dict[str, Any] | None = {"replica": {"source": "192.0.2.41"}, "read_only": True}
+        for folder in ("lib/mysql/site", "lib/mysql/mysql", "run", "state"):
+            (home / folder).mkdir(parents=True)
+        (self.data / "ibdata1").write_text("old")
+        (self.data / "debian-11.8.flag").touch()
+        for name, value in {
+            "JOURNAL": home / "state/swap.json",
+            "LOCK": home / "run/swap.lock",
+            "MOUNTS": home / "mountinfo",
+            "FSTAB": home / "fstab",
+        }.items():
+            monkeypatch.setattr(_data_swap, name, value)
+        (home / "mountinfo").write_text("1 1 0:1 / / rw - ext4 x rw\n")
+        for name, value in {
+            "MARKER": home / "state/primary",
+            "RUN": home / "run",
+            "SEED_RESULT": home / "run/seed.json",
+            "server_account": lambda: (os.getuid(), os.getgid()),
+            "systemctl": self.systemctl,
+            "unit_states": self.unit_states,
+            "look": self.look,
+            "local_session": lambda *_: None,
+        }.items():
+            monkeypatch.setattr(db, name, value)
+        monkeypatch.setattr(db.subprocess, "run", self.run)
+        db.MARKER.write_text('{"paired": true}')
+        self.place = _data_swap.place(self.data)
+        self.stage = db.seed_folder(self.place)
+        (self.stage / "shop").mkdir(parents=True)
+        (self.stage / "ibdata1").write_text("new")
+        self.config = db.Config.__new__(db.Config)
+        self.config.datadir = self.data
+        self.config.node = db.Node("db2", "192.0.2.42", 3306)
+        self.config.peer = db.Node("db1", "192.0.2.41", 3306)
+
+    def systemctl(self, verb: str, unit: str) -> None:
+        self.calls.append(f"{verb} {unit}")
+        works = self.stops if verb == "stop" else self.starts()
+        if not works:
+            raise db.Trouble(f"systemctl {verb} {unit} failed: fake")
+        self.running = verb == "start"
+
+    def unit_states(self, *units: str) -> dict[str, dict[str, bool]]:
+        return {u: {"active": self.running if u == "mariadb.service" else self.seeding} for u in units}
+
+    def look(self, _session: object) -> dict[str, Any]:
+        if self.seen is None:
+            raise db.ServerGone("ERROR 2002")
+        return self.seen
+
+    def run(self, command: list[str], **_options: Any) -> Any:
+        self.calls.append(" ".join(command[:2]))
+        return db.subprocess.CompletedProcess(command, 0, "", "")
+
+    def take(self, move_aside: bool = True) -> str:
+        return str(db.take_into_use(self.place, self.stage, move_aside))
+
+    def begin(self, move_aside: bool = True, expect: int = 1) -> None:
+        db.receive_begin(self.config, "db1", move_aside, expect)
+
+    def is_untouched(self) -> bool:
+        return (
+            (self.data / "ibdata1").read_text() == "old"
+            and (self.data / "site").is_dir()
+            and not (self.data / "shop").exists()
+            and db.MARKER.read_text() == '{"paired": true}'
+            and not list(self.data.parent.glob("mysql.2*"))
+            and not _data_swap.JOURNAL.exists()
+        )
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(tmp_path, monkeypatch)
+
+
+# --- the new data is taken into use -----------------------------------------------------------------
+
+
+def test_the_new_data_is_in_use_and_the_old_is_kept_with_its_marker(host: Host) -> None:
+    kept = pathlib.Path(host.take())
+    assert (host.data / "ibdata1").read_text() == "new"
+    assert (host.data / "debian-11.8.flag").exists()
+    assert (kept / "ibdata1").read_text() == "old"
+    assert not db.MARKER.exists()
+    assert (kept / "webstack-primary.json").read_text() == '{"paired": true}'
+    assert host.running
+
+
+def test_data_without_schemas_is_not_kept_and_needs_no_permission(host: Host) -> None:
+    (host.data / "site").rmdir()
+    assert host.take(move_aside=False) == ""
+    assert (host.data / "ibdata1").read_text() == "new"
+    assert not list(host.data.parent.glob("mysql.2*"))
+
+
+def test_an_empty_and_a_missing_directory_are_filled(host: Host) -> None:
+    for path in (host.data / "site", host.data / "mysql"):
+        path.rmdir()
+    for path in host.data.iterdir():
+        path.unlink()
+    host.running = False
+    host.seen = None
+    host.data.rmdir()
+    host.begin(move_aside=False)
+    (host.stage / "shop").mkdir(parents=True)
+    host.take(move_aside=False)
+    assert (host.data / "shop").is_dir()
+    assert host.running
+
+
+def test_data_that_came_in_the_meantime_is_not_moved_unasked(host: Host) -> None:
+    with pytest.raises(db.Trouble, match="holds data: site"):
+        host.take(move_aside=False)
+    assert host.is_untouched()
+    assert host.calls == []
+
+
+@pytest.mark.parametrize(
+    ("ran", "words"), [(True, "the server runs again as before"), (False, "did not run before and is left like that")]
+)
+def test_an_exchange_that_fails_leaves_marker_and_server_as_they_were(host: Host, ran: bool, words: str) -> None:
+    host.running = ran
+    real = os.rename
+
+    def full(source: Any, target: Any) -> None:
+        if str(target).endswith("mysql/shop"):
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    host.monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(db.Trouble) as caught:
+        host.take()
+    assert "No space left on device" in str(caught.value)
+    assert "the old data is in its place again" in str(caught.value)
+    assert words in str(caught.value)
+    assert host.is_untouched()
+    assert host.running == ran
+
+
+def test_a_server_that_does_not_stop_is_left_alone(host: Host) -> None:
+    host.stops = False
+    with pytest.raises(db.Trouble, match=r"stop mariadb.service failed: fake; the server runs again as before"):
+        host.take()
+    assert host.is_untouched()
+
+
+def test_a_server_that_does_not_start_on_the_new_data_gets_the_old_back(host: Host) -> None:
+    host.starts = lambda: (host.data / "ibdata1").read_text() == "old"
+    with pytest.raises(db.Trouble) as caught:
+        host.take()
+    text = str(caught.value)
+    assert "does not start on the new data: systemctl start mariadb.service failed: fake" in text
+    assert "the old data is in its place again, and the server runs again as before" in text
+    assert host.is_untouched()
+    assert host.running
+
+
+def test_a_server_that_starts_on_neither_is_said(host: Host) -> None:
+    host.starts = lambda: False
+    with pytest.raises(db.Trouble, match=r"in its place again, and the server, which ran before, does not start.*jour"):
+        host.take()
+    assert host.is_untouched()
+
+
+def test_old_data_that_cannot_come_back_is_named(host: Host) -> None:
+    host.starts = lambda: False
+    real = _data_swap.exchange
+
+    def once(*arguments: Any, **options: Any) -> None:
+        host.monkeypatch.setattr(_data_swap, "exchange", fails)
+        real(*arguments, **options)
+
+    def fails(*_arguments: Any, **_options: Any) -> None:
+        raise _data_swap.SwapError("the disk is gone")
+
+    host.monkeypatch.setattr(_data_swap, "exchange", once)
+    with pytest.raises(
+        db.Trouble, match=r"bringing the old data back failed too: the disk is gone; it lies in /.*mysql\.2"
+    ):
+        host.take()
+
+
+# --- what is refused before anything comes ----------------------------------------------------------
+
+
+def test_a_receiver_is_started_and_takes_what_a_killed_one_left_away(host: Host) -> None:
+    host.begin()
+    assert not host.stage.exists()
+    assert "systemd-run --quiet" in host.calls
+    # Whether or not its server answers.
+    host.seen = None
+    host.begin()
+
+
+def test_what_a_receiver_refuses(host: Host) -> None:
+    def refused(text: str, **options: Any) -> None:
+        with pytest.raises((db.Trouble, _data_swap.SwapError), match=text):
+            host.begin(**options)
+        assert host.is_untouched()
+        assert "systemd-run --quiet" not in host.calls
+
+    with pytest.raises(db.Trouble, match="'db7' is none of this site's database hosts"):
+        db.receive_begin(host.config, "db7", True, 1)
+    refused(r"holds data \(site\); with mysql_replication_reseed: true it is moved aside", move_aside=False)
+    refused("MiB free, and the new data needs", expect=1 << 60)
+    host.seeding = True
+    refused("a seed is under way")
+    host.seeding = False
+    host.seen = {"replica": None, "read_only": False}
+    refused("accepts writes: a primary is never overwritten")
+    host.seen = None
+    (host.home / "fstab").write_text(f"/dev/x {host.data} xfs defaults 0 0\n")
+    refused("is in /etc/fstab and not mounted: mount it first")
+
+
+def test_an_exchange_that_was_cut_off_is_undone_before_a_new_seed(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Crash(BaseException):
+        pass
+
+    def crash() -> None:
+        raise Crash
+
+    with host.monkeypatch.context() as patch:
+        patch.setattr(_data_swap, "_forget", crash)
+        with pytest.raises(Crash):
+            host.take()
+    assert _data_swap.JOURNAL.exists()
+    assert (host.data / "ibdata1").read_text() == "new"
+    host.begin()
+    assert host.is_untouched()
+    assert "was cut off; the old data is in its place again" in capsys.readouterr().err
+
+
+def test_whatever_goes_wrong_the_waiting_play_hears_it(host: Host) -> None:
+    def broken(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    host.monkeypatch.setattr(db, "seed_from", broken)
+    # Also where neither server nor watcher ran since the host started.
+    (host.home / "run").rename(host.home / "run.old")
+    with pytest.raises(db.Trouble, match="Input/output error"):
+        db.receive_run(host.config, "db1", True)
+    assert json.loads(db.SEED_RESULT.read_text())["ok"] is False
+    with pytest.raises(db.Trouble, match=r"seeding failed: .*Input/output error"):
+        db.receive_wait(1)
+
+
+def test_new_data_that_does_not_replicate_says_where_the_old_is(host: Host) -> None:
+    for name in ("pipeline", "make_ready"):
+        host.monkeypatch.setattr(db, name, lambda *_: None)
+    host.monkeypatch.setattr(db, "backup_position", lambda _stage: "0-1-5")
+    host.monkeypatch.setattr(db, "tls_end", lambda *_: "")
+    host.config.seed_port = 4444
+
+    def denied(*_: Any) -> None:
+        raise db.SqlError("ERROR 1045 Access denied")
+
+    host.monkeypatch.setattr(db, "link", denied)
+    words = r"the new data is in use, but it does not replicate from db1: ERROR 1045.*its old data lies in .*mysql\.2"
+    with pytest.raises(db.Trouble, match=words):
+        db.seed_from(host.config, host.config.peer, True)
+    assert host.running
+
+
+def test_trouble_with_a_disk_is_a_line_and_no_traceback(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.monkeypatch.setattr(sys, "argv", ["webstack-db", "recover"])
+    _data_swap.JOURNAL.write_text("torn")
+    with pytest.raises(SystemExit) as ended:
+        db.main()
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.startswith("webstack-db recover: ")
+
+
+def test_the_size_leaves_logs_and_kept_copies_out(host: Host) -> None:
+    def size() -> int:
+        return int(db.data_size(host.data))
+
+    before = size()
+    assert before > 0
+    for name in ("binlog.000001", "relay.000001", "ibtmp1", ".webstack/mysql.20260101-000000/ibdata1"):
+        (host.data / name).parent.mkdir(parents=True, exist_ok=True)
+        (host.data / name).write_bytes(b"x" * 100_000)
+    assert size() == before
+    (host.data / "site/a.ibd").write_bytes(b"x" * 100_000)
+    assert size() > before
+
+
+def test_socat_takes_an_ipv6_address_in_brackets() -> None:
+    assert db.socat_address("192.0.2.1") == "192.0.2.1"
+    assert db.socat_address("2001:db8::1") == "[2001:db8::1]"

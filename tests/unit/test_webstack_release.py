@@ -1,0 +1,309 @@
+"""The command webstack-release: what it does with what it cannot see, and in whose surroundings a release is built."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+FILE = pathlib.Path(__file__).parents[2] / "roles/was_django/files/webstack-release.py"
+
+spec = importlib.util.spec_from_file_location("webstack_release", FILE)
+assert spec is not None
+assert spec.loader is not None
+release = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(release)
+
+RUNNING = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
+
+
+@pytest.fixture
+def site(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An application whose Apache is this process, with one release that is being built."""
+    monkeypatch.setattr(release, "CONFIGURATION", tmp_path / "etc")
+    monkeypatch.setattr(release.shutil, "chown", lambda *_arguments: None)
+    monkeypatch.setattr(release.os, "chown", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(release.os, "fchown", lambda *_arguments: None)
+    (tmp_path / "etc/shop").mkdir(parents=True)
+    (tmp_path / "ports.conf").write_text("")
+    os.utime(tmp_path / "ports.conf", (0, 0))
+    settings = {"port": 8000, "user": "www-data", "group": "www-data", "apache_files": [str(tmp_path / "ports.conf")]}
+    (tmp_path / "etc/shop/release.json").write_text(json.dumps(settings))
+    found = release.Site("shop")
+    found.base = tmp_path / "shop"
+    found.link = found.base / "current"
+    monkeypatch.setattr(found, "processes", lambda: [os.getpid()])
+    return found
+
+
+# --- what cannot be seen ----------------------------------------------------------------------------
+
+
+def test_a_known_apache_with_old_files_is_left_alone(site: Any) -> None:
+    assert not site.stale_apache({**RUNNING, "MainPID": str(os.getpid())})
+
+
+def test_changed_files_are_noticed(site: Any) -> None:
+    os.utime(site.setting("apache_files")[0], (time.time() + 60,) * 2)
+    assert site.stale_apache({**RUNNING, "MainPID": str(os.getpid())})
+
+
+@pytest.mark.parametrize("pid", ["0", "4194304"])
+def test_an_unknown_main_process_is_no_reason_to_do_nothing(site: Any, pid: str) -> None:
+    assert site.stale_apache({**RUNNING, "MainPID": pid})
+
+
+def test_an_apache_that_runs_none_of_our_processes_starts_anew(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(site, "processes", lambda: [])
+    assert site.stale_apache({**RUNNING, "MainPID": str(os.getpid())})
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(1, ""), (0, ""), (0, "ActiveState=active\nNeedDaemonReload=no\n"), (0, "MainPID=7\n")]
+)
+def test_a_systemd_that_does_not_say_is_an_error(monkeypatch: pytest.MonkeyPatch, code: int, said: str) -> None:
+    done = subprocess.CompletedProcess([], code, stdout=said, stderr="")
+    monkeypatch.setattr(release.subprocess, "run", lambda *_arguments, **_options: done)
+    with pytest.raises(release.Failure, match="systemctl show"):
+        release.unit()
+
+
+def test_a_systemd_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **options: Any) -> None:
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(release.subprocess, "run", run)
+    with pytest.raises(release.Failure, match="timed out"):
+        release.unit()
+
+
+def test_an_unreadable_file_is_not_an_old_one(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert release.changed(tmp_path / "absent") == 0
+    (tmp_path / "inner").mkdir()
+
+    def scandir(path: Any) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(release.os, "scandir", scandir)
+    with pytest.raises(PermissionError):
+        release.changed(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_settings_that_cannot_be_read_are_not_taken_for_none(site: Any, text: str) -> None:
+    (release.CONFIGURATION / "shop/release.json").write_text(text)
+    with pytest.raises(release.Failure, match=r"release\.json.* run the role again"):
+        release.Site("shop")
+
+
+def test_a_setting_that_is_missing_is_named(site: Any) -> None:
+    del site.settings["apache_files"]
+    with pytest.raises(release.Failure, match=r"release\.json lacks apache_files; run the role again"):
+        site.stale_apache({**RUNNING, "MainPID": str(os.getpid())})
+
+
+# --- where Apache cannot listen ---------------------------------------------------------------------
+
+
+def test_a_port_of_another_application_or_program_is_named(site: Any, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "etc/other").mkdir()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert site.taken(["127.0.0.1"], port) == [f"another program listens on 127.0.0.1 port {port}"]
+    assert site.taken(["127.0.0.1"], port) == []
+    (tmp_path / "etc/other/release.json").write_text(json.dumps({"port": port}))
+    assert "belongs to the application other" in site.taken(["127.0.0.1"], port)[0]
+    assert "cannot listen on 192.0.2.1" in site.taken(["192.0.2.1"], 8000)[0]
+
+
+def test_apache_is_not_stopped_for_an_address_that_it_cannot_have(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.settings["listen"] = ["192.0.2.1"]
+    monkeypatch.setattr(release, "refused_by_apache", lambda: ["Apache refuses its files: line 7"])
+    called: list[str] = []
+    monkeypatch.setattr(release, "systemctl", lambda *words: called.append(words[0]))
+    monkeypatch.setattr(release, "unit", lambda: {**RUNNING, "MainPID": "0"})
+    with pytest.raises(release.Failure, match=r"cannot listen on 192\.0\.2\.1.*; Apache refuses its files: line 7"):
+        site.bring("x")
+    assert called == []
+
+
+def test_a_restart_after_which_systemd_knows_no_apache_is_an_error(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.settings["listen"] = []
+    monkeypatch.setattr(release, "refused_by_apache", lambda: [])
+    monkeypatch.setattr(release, "systemctl", lambda *_words: "")
+    monkeypatch.setattr(release, "unit", lambda: {**RUNNING, "MainPID": "0"})
+    with pytest.raises(release.Failure, match="does not know the main process"):
+        site.bring("x")
+
+
+def test_a_way_back_that_fails_too_is_told(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("old", "new"):
+        site.begin(name)
+        site.finish(name)
+    site.point("old")
+
+    def bring(identity: str) -> None:
+        raise release.Failure(f"{identity} is silent")
+
+    monkeypatch.setattr(site, "ask", lambda: (0, "", 0, ""))
+    monkeypatch.setattr(site, "stale_processes", lambda: [])
+    monkeypatch.setattr(site, "bring", bring)
+    with pytest.raises(
+        release.Failure, match="new is silent; old was put back and does not answer either: old is silent"
+    ):
+        site.activate("new")
+    assert site.current() == "old"
+
+
+# --- whose surroundings -----------------------------------------------------------------------------
+
+
+def modes(top: pathlib.Path) -> dict[str, str]:
+    return {str(path.relative_to(top)): oct(path.stat().st_mode & 0o7777) for path in sorted(top.rglob("*"))}
+
+
+def test_a_build_begins_in_a_fresh_place(site: Any) -> None:
+    half = site.release("x")
+    (half / "venv/bin").mkdir(parents=True, mode=0o700)
+    (half / "venv/bin/pip").write_text("half of")
+    (half / "src").symlink_to("/etc")
+    (half / ".migrated-1").touch()
+    before = os.umask(0o077)
+    try:
+        assert site.begin("x") == ["began x anew"]
+    finally:
+        os.umask(before)
+    assert modes(half) == {".migrated-1": "0o644", "src": "0o755", "static": "0o755"}
+    assert not (half / "src").is_symlink()
+    site.finish("x")
+    with pytest.raises(release.Failure, match="complete already"):
+        site.begin("x")
+
+
+def test_static_files_can_be_read_whatever_the_application_says_about_uploads(site: Any) -> None:
+    site.begin("x")
+    (site.release("x") / "static/css").mkdir(mode=0o700)
+    (site.release("x") / "static/css/a.css").write_text("a")
+    (site.release("x") / "static/css/a.css").chmod(0o600)
+    site.finish("x")
+    assert modes(site.base / "static") == {"css": "0o755", "css/a.css": "0o644"}
+
+
+def test_a_static_file_stays_while_a_kept_release_has_it(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one that is pruned was the last to link the name, and another one needs it."""
+    monkeypatch.setattr(site, "setting", lambda _name: 1)
+    for number, one in enumerate(("old", "refused")):
+        site.begin(one)
+        (site.release(one) / "static/a.1f.css").write_text("a")
+        (site.release(one) / f"static/{one}.css").write_text(one)
+        site.finish(one)
+        os.utime(site.release(one) / ".finished", (number, number))
+    site.point("old")
+    monkeypatch.setattr(site, "finished", lambda: ["old"])
+    assert site.prune() == ["removed refused"]
+    assert (site.base / "static/a.1f.css").samefile(site.release("old") / "static/a.1f.css")
+    assert sorted(path.name for path in (site.base / "static").iterdir()) == ["a.1f.css", "old.css"]
+
+
+def test_a_program_on_the_port_of_another_address_is_in_nobodys_way(
+    site: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apache itself holds 127.0.0.1; somebody else has the same port of 127.0.0.2."""
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        port = ours.getsockname()[1]
+        held = {f"socket:[{os.fstat(ours.fileno()).st_ino}]"}
+        monkeypatch.setattr(release, "held_by_apache", lambda: held)
+        with socket.create_server(("127.0.0.2", port)):
+            assert site.taken(["127.0.0.1"], port) == []
+            assert site.taken(["127.0.0.2"], port) == [f"another program listens on 127.0.0.2 port {port}"]
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as every:
+        port = every.getsockname()[1]
+        assert site.taken(["127.0.0.1"], port) == [f"another program listens on 127.0.0.1 port {port}"]
+
+
+def test_an_apache_that_systemd_lost_ends_its_requests_first(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd does not know whom to wait for, and would kill them."""
+    monkeypatch.setattr(release, "PID_FILE", tmp_path / "apache2.pid")
+    release.let_requests_end()
+    with subprocess.Popen(["sleep", "60"]) as apache:
+        (tmp_path / "apache2.pid").write_text(f"{apache.pid}\n")
+        asked: list[list[str]] = []
+
+        def run(command: list[str], **_options: Any) -> None:
+            asked.append(command)
+            threading.Timer(0.5, lambda: (apache.terminate(), apache.wait())).start()
+
+        monkeypatch.setattr(release.subprocess, "run", run)
+        started = time.monotonic()
+        release.let_requests_end()
+        assert asked == [["apache2ctl", "graceful-stop"]]
+        assert 0.4 < time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_static_file_is_refused(site: Any, tmp_path: pathlib.Path, kind: str) -> None:
+    """The application may write there: a link would give root's files away."""
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    secret.chmod(0o600)
+    site.begin("x")
+    file = site.release("x") / "static/a.css"
+    if kind == "link":
+        file.symlink_to(secret)
+    else:
+        os.mkfifo(file)
+    with pytest.raises(release.Failure, match=r"a\.css is (a link|no file): collectstatic leaves files only"):
+        site.finish("x")
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert not (site.release("x") / ".finished").exists()
+    assert not (site.base / "static/a.css").exists()
+
+
+def test_a_step_of_a_build_has_surroundings_of_its_own() -> None:
+    login = {
+        "PATH": "/opt/node/bin:/usr/bin",
+        "HOME": "/home/ada",
+        "LANG": "de_DE",
+        "LC_ALL": "C",
+        "TZ": "Asia/Tokyo",
+        "PYTHONPATH": "/home/ada/lib",
+        "VIRTUAL_ENV": "/home/ada/venv",
+        "PIP_TARGET": "/home/ada/lib",
+        "PIP_INDEX_URL": "https://index.example/",
+        "https_proxy": "http://proxy.example:3128",
+        "CFLAGS": "-O2",
+    }
+    command = [sys.executable, "-I", str(FILE), "none", "run", "sh", "-c", "umask; env"]
+    done = subprocess.run(command, env=login, umask=0o077, capture_output=True, text=True, check=True)
+    umask, *lines = done.stdout.splitlines()
+    assert umask == "0022"
+    found = dict(line.split("=", 1) for line in lines)
+    assert found.pop("PATH").startswith("/usr/local/sbin:")
+    found.pop("PWD", None)
+    assert {name: value for name, value in found.items() if name not in ("SHLVL", "_", "OLDPWD")} == {
+        "HOME": "/root",
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "PIP_INDEX_URL": "https://index.example/",
+        "https_proxy": "http://proxy.example:3128",
+        "CFLAGS": "-O2",
+    }
+
+
+def test_a_step_of_a_build_keeps_its_exit_code_and_its_arguments() -> None:
+    command = [sys.executable, "-I", str(FILE), "none", "run", "sh", "-c", 'echo "$1"; exit 7', "sh", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (7, "--quiet\n")

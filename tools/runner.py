@@ -1,0 +1,242 @@
+"""Runs checks: two lanes over one queue, each check with a time limit, its cost counted, ended with all it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import IO
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BIN = ROOT / ".venv/bin"
+LOGS = ROOT / ".cache/check"
+# By this variable every process that a check started is known, whatever session or parent it has by now.
+MARK = "WEBSTACK_CHECK"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One command. It counts as one test beside those in its junit file."""
+
+    name: str
+    command: Sequence[str]
+    junit: pathlib.Path | None = None
+    #: The lab whose hosts work for it.
+    lab: str = ""
+    #: Names of checks that come first.
+    after: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a check costs on two cores, in seconds."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass
+class Outcome:
+    check: Check
+    code: int
+    wall: float
+    cpu: float
+    engine_calls: int
+    plays: int
+    #: Why it was ended, or empty.
+    ended: str = ""
+
+
+def marked(mark: str) -> list[int]:
+    found = []
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return [pid for pid in found if pid != os.getpid()]
+
+
+def end(mark: str, seconds: float = 10) -> None:
+    """End every process with this mark: ask first."""
+    deadline = time.monotonic() + seconds
+    for pid in marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    # One that cannot be killed (it waits for a disk) is not waited for either.
+    while (left := marked(mark)) and time.monotonic() < deadline + 5:
+        for pid in left if time.monotonic() > deadline else []:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.2)
+
+
+class HostsCost:
+    """CPU seconds of the services on a lab's hosts, which are no children of the check.
+
+    What the check itself runs on a host is its child (lab/bin/docker) and in the host's init.scope, so only the slices
+    count. A host that is killed takes its figures with it: they are looked at every few seconds.
+    """
+
+    def __init__(self, lab: str) -> None:
+        self.lab = lab
+        self.seen: dict[str, float] = {}
+
+    def look(self) -> None:
+        if not self.lab:
+            return
+        listing = ["docker", "ps", "--quiet", "--no-trunc", "--filter", f"label=webstack.lab={self.lab}"]
+        ids = subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
+        if not ids:
+            return
+        ask = ["docker", "inspect", "--format", "{{.Id}} {{.State.Pid}}", *ids]
+        for line in subprocess.run(ask, capture_output=True, text=True, check=False).stdout.splitlines():
+            name, _, pid = line.partition(" ")
+            total = 0.0
+            for stat in pathlib.Path(f"/proc/{pid}/root/sys/fs/cgroup/docker/{name}").glob("*.slice/cpu.stat"):
+                with contextlib.suppress(OSError, ValueError, IndexError):
+                    total += int(stat.read_text().split()[1]) / 1e6
+            if total:
+                self.seen[f"{name} {pid}"] = total
+
+    def seconds(self) -> float:
+        return sum(self.seen.values())
+
+
+class Run:
+    """One run of one check."""
+
+    def __init__(self, check: Check, wall: float) -> None:
+        self.check = check
+        self.limit = 3 * wall
+        self.mark = uuid.uuid4().hex
+        self.counts = LOGS / f"{check.name}.counts"
+        self.hosts = HostsCost(check.lab)
+        self.cpu = 0.0
+        self.ended = ""
+
+    def __call__(self) -> Outcome:
+        if self.check.junit is not None:
+            self.check.junit.unlink(missing_ok=True)
+        self.counts.write_text("")
+        started = time.monotonic()
+        with (LOGS / f"{self.check.name}.log").open("wb") as out:
+            code = self.step(self.check.command, out, self.limit)
+            if self.ended and self.check.lab:
+                self.step(
+                    [str(BIN / "python"), str(ROOT / "tools/lab.py"), "down", f"--lab={self.check.lab}"], out, 120
+                )
+        words = self.counts.read_text().split()
+        cpu = self.cpu + self.hosts.seconds()
+        wall = time.monotonic() - started
+        return Outcome(self.check, code, wall, cpu, words.count("engine"), words.count("play"), self.ended)
+
+    def step(self, command: Sequence[str], out: IO[bytes], seconds: float) -> int:
+        """Run a command, end it with all that it started when it takes longer; return its exit code."""
+        environment = {
+            **os.environ,
+            "PATH": f"{ROOT / 'lab/bin'}:{BIN}:{os.environ['PATH']}",
+            "ANSIBLE_HOME": str(ROOT / ".cache/ansible"),
+            "PY_COLORS": "0",
+            "ANSIBLE_FORCE_COLOR": "0",
+            "PYTHONUNBUFFERED": "1",
+            "WEBSTACK_COUNTS": str(self.counts),
+            MARK: self.mark,
+        }
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        started = looked = time.monotonic()
+        while True:
+            # wait4 says what the process and its children cost; Popen would throw that away.
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if pid:
+                break
+            now = time.monotonic()
+            if now > started + seconds and not self.ended:
+                self.ended = f"ended after {now - started:.0f} s"
+                end(self.mark)
+            if now > looked + 10:
+                self.hosts.look()
+                looked = now
+            time.sleep(0.2)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.cpu += usage.ru_utime + usage.ru_stime
+        return process.returncode
+
+
+class Runner:
+    """Takes the longest check that may begin, in each lane, until none is left."""
+
+    def __init__(self, budgets: dict[str, Budget], report: Callable[[Outcome], None], lanes: int = 2) -> None:
+        self.budgets = budgets
+        self.report = report
+        self.lanes = lanes
+        self.changed = threading.Condition()
+        self.waiting: list[Check] = []
+        self.running: list[Run] = []
+        self.unfinished: set[str] = set()
+        self.stopped = False
+
+    def __call__(self, checks: Sequence[Check]) -> None:
+        """Run them all. Ctrl-C ends what runs, with everything that it started, and is passed on."""
+        self.waiting = sorted(checks, key=lambda check: -self.weight(check, checks))
+        self.unfinished = {check.name for check in checks}
+        with ThreadPoolExecutor(self.lanes) as pool:
+            lanes = [pool.submit(self._lane) for _ in range(self.lanes)]
+            try:
+                for lane in wait(lanes, return_when=FIRST_EXCEPTION).done:
+                    lane.result()
+            finally:
+                with self.changed:
+                    self.stopped = True
+                    self.changed.notify_all()
+                while not all(lane.done() for lane in lanes):
+                    for run in list(self.running):
+                        end(run.mark)
+                    time.sleep(0.2)
+
+    def wall(self, name: str) -> float:
+        # One that nobody has measured yet may be long.
+        return self.budgets[name].wall if name in self.budgets else 600
+
+    def weight(self, check: Check, checks: Sequence[Check]) -> float:
+        """How long the rest of the run takes at least once this one begins: with the longest that waits for it."""
+        later = [self.weight(other, checks) for other in checks if check.name in other.after]
+        return self.wall(check.name) + max(later, default=0)
+
+    def _next(self) -> Check | None:
+        with self.changed:
+            while self.waiting and not self.stopped:
+                for check in self.waiting:
+                    if not check.after & self.unfinished:
+                        self.waiting.remove(check)
+                        return check
+                self.changed.wait()
+            return None
+
+    def _lane(self) -> None:
+        while check := self._next():
+            run = Run(check, self.wall(check.name))
+            self.running.append(run)
+            outcome = run()
+            self.running.remove(run)
+            if self.stopped:
+                return
+            self.report(outcome)
+            with self.changed:
+                self.unfinished.discard(check.name)
+                self.changed.notify_all()
