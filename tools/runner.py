@@ -18,6 +18,8 @@ from typing import IO
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BIN = ROOT / ".venv/bin"
 LOGS = ROOT / ".cache/check"
+# A check of seconds may wait for the other lane's load, and for packages on a fresh machine.
+LEAST_SECONDS = 300
 # By this variable every process that a check started is known, whatever session or parent it has by now.
 MARK = "WEBSTACK_CHECK"
 
@@ -115,7 +117,7 @@ class Run:
 
     def __init__(self, check: Check, wall: float) -> None:
         self.check = check
-        self.limit = 3 * wall
+        self.limit = max(3 * wall, LEAST_SECONDS)
         self.mark = uuid.uuid4().hex
         self.counts = LOGS / f"{check.name}.counts"
         self.hosts = HostsCost(check.lab)

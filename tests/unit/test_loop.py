@@ -26,6 +26,7 @@ from turns import turn  # noqa: E402
 @pytest.fixture(autouse=True)
 def logs(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
     monkeypatch.setattr(runner, "LOGS", tmp_path)
+    monkeypatch.setattr(runner, "LEAST_SECONDS", 0)
     yield tmp_path
 
 
@@ -130,6 +131,12 @@ def test_an_interrupt_ends_what_runs_and_what_it_started(logs: pathlib.Path) -> 
     with pytest.raises(KeyboardInterrupt):
         Runner({}, interrupt)(checks)
     assert gone((logs / "pid").read_text().strip())
+
+
+def test_a_short_check_has_time_to_wait_for_a_loaded_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "LEAST_SECONDS", 60)
+    outcome = run([shell("short", "sleep 1")], {"short": Budget(0.1, 1)})["short"]
+    assert (outcome.code, outcome.ended) == (0, "")
 
 
 def test_cost_is_counted(logs: pathlib.Path) -> None:
