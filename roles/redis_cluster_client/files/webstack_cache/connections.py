@@ -162,6 +162,13 @@ class Pool(redis.ConnectionPool):
         """Return a pool of connections to a server that is known."""
         return cls(connector, lambda: address)
 
+    # redis-py 6.0 has neither.
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def block(self) -> None:
         """Make no connection, and give up those that there are, until `move` says where to."""
         self._home = _NOWHERE
