@@ -53,12 +53,13 @@ def gone(pid: str) -> bool:
 
 def test_those_who_share_run_together_and_a_quiet_one_alone(tmp_path: pathlib.Path) -> None:
     seen: list[str] = []
-    together = threading.Barrier(2, timeout=10)
+    # Of a, b and the one that starts the others.
+    together = threading.Barrier(3, timeout=10)
 
     def share(name: str) -> None:
         with turn(alone=False, folder=tmp_path):
             together.wait()
-            time.sleep(0.2)
+            time.sleep(1)
             seen.append(name)
 
     def alone() -> None:
@@ -74,12 +75,12 @@ def test_those_who_share_run_together_and_a_quiet_one_alone(tmp_path: pathlib.Pa
     first = [threading.Thread(target=share, args=(name,)) for name in "ab"]
     for thread in first:
         thread.start()
-    while together.n_waiting:
-        time.sleep(0.01)
+    together.wait()
     rest = [threading.Thread(target=alone), threading.Thread(target=late)]
     for thread in rest:
         thread.start()
-        time.sleep(0.1)
+        # The quiet one has to be the first in the queue.
+        time.sleep(0.3)
     for thread in [*first, *rest]:
         thread.join(10)
     assert sorted(seen[:2]) == ["a", "b"]
