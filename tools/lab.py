@@ -36,6 +36,8 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CODENAMES = {"12": "bookworm", "13": "trixie"}
 LABEL = "webstack.lab"
+# What Ansible's modules were compiled to, for all labs of an engine: lab/lab_bytecode.py.
+BYTECODE = "webstack-lab-bytecode"
 
 # systemd as PID 1 without --privileged; what keepalived, nftables and strace in the lab need, and no more.
 RUN_FLAGS = [
@@ -80,6 +82,11 @@ def release() -> str:
     if value not in CODENAMES:
         raise LabError(f"WEBSTACK_LAB_RELEASE is {value!r}; known are {', '.join(CODENAMES)}")
     return value
+
+
+def keeps_bytecode() -> bool:
+    """Debian 12 goes without, so that the plain way stays tested."""
+    return release() != "12"
 
 
 def has_image(name: str) -> bool:
@@ -197,7 +204,10 @@ def image(kind: str) -> str:
     base, own_base = base_image(version)
     name = f"webstack-lab:{version}" + ("-warm" if kind == "warm" else "")
     packages = " ".join(role_packages()) if kind == "warm" else ""
-    wanted = f"{(ROOT / 'lab/Dockerfile').read_text()}{packages}"
+    sources = "".join(
+        (ROOT / "lab" / file).read_text() for file in ("Dockerfile", "lab-host.service", "lab_bytecode.py")
+    )
+    wanted = sources + packages
     stamp = str(zlib.crc32(wanted.encode()))
     label = docker(
         "image",
@@ -216,6 +226,11 @@ def image(kind: str) -> str:
         for file in ("Dockerfile", "lab-host.service"):
             shutil.copy(ROOT / "lab" / file, context)
         machine_files(context / "machine", version, own_base)
+        if keeps_bytecode():
+            folder = context / "machine/usr/lib/python3/dist-packages"
+            folder.mkdir(parents=True)
+            shutil.copy(ROOT / "lab/lab_bytecode.py", folder)
+            (folder / "lab_bytecode.pth").write_text("import lab_bytecode\n")
         # The classic builder is everywhere; buildx is not. `--target lean` comes first so that warm reuses it.
         docker(
             "build",
@@ -306,7 +321,8 @@ def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[
             *([f"--ip6={variables['lab_address6']}"] if "lab_address6" in variables else []),
             *(f"--publish=127.0.0.1:{os.environ.get('WEBSTACK_LAB_PORT', p['port'])}:{p['port']}"
               for p in variables.get("lab_publish", [])),
-            *(f"--add-host={n}" for n in names), *RUN_FLAGS, image(kind),
+            *(f"--add-host={n}" for n in names), *RUN_FLAGS,
+            *([f"--volume={BYTECODE}:/var/cache/lab-bytecode"] if keeps_bytecode() else []), image(kind),
         )  # fmt: skip
 
 
@@ -435,6 +451,7 @@ def main() -> int:
             mine = [n for n in images if n.startswith(("webstack-lab:", "webstack-lab-base:"))]
             if mine:
                 docker("image", "rm", "--force", *mine)
+            docker("volume", "rm", "--force", BYTECODE)
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1

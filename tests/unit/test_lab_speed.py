@@ -1,0 +1,84 @@
+"""What makes the lab cheaper changes nothing else: byte code kept on hosts, Ansible with its plugins loaded once."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import subprocess
+import sys
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+LOOK = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import lab_bytecode
+lab_bytecode.FOLDER = sys.argv[2]
+made = []
+real = lab_bytecode.compile_source
+lab_bytecode.compile_source = lambda *a: made.append(1) or real(*a)
+sys.path.insert(0, sys.argv[3])
+import thing
+print(thing.VALUE, len(made))
+"""
+
+
+def imported(folder: pathlib.Path, source: str) -> tuple[str, str]:
+    """Import a module out of an archive; return its value and how often Python compiled."""
+    with zipfile.ZipFile(folder / "thing.zip", "w") as archive:
+        archive.writestr("thing.py", source)
+    command = [sys.executable, "-c", LOOK, str(ROOT / "lab"), str(folder / "kept"), str(folder / "thing.zip")]
+    value, compiled = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    return value, compiled
+
+
+def test_byte_code_is_kept_by_content(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "kept").mkdir()
+    assert imported(tmp_path, "VALUE = 1") == ("1", "1")
+    assert imported(tmp_path, "VALUE = 1") == ("1", "0")
+    assert imported(tmp_path, "VALUE = 2") == ("2", "1"), "a module that was changed is another one"
+    for file in (tmp_path / "kept").iterdir():
+        file.write_bytes(b"")
+    assert imported(tmp_path, "VALUE = 2")[0] == "2", "what is kept may be broken"
+
+
+def test_without_a_folder_python_compiles(tmp_path: pathlib.Path) -> None:
+    value, compiled = imported(tmp_path, "VALUE = 3")
+    assert value == "3"
+    assert compiled != "0"
+
+
+def played(folder: pathlib.Path, how: str, name: str = "play") -> tuple[int, str]:
+    book = [
+        {
+            "hosts": "localhost",
+            "gather_facts": False,
+            "tasks": [
+                {"webstack.ha.files": {"files": [{"content": "a\n", "dest": f"{folder}/made", "mode": "0600"}]}},
+                {"ansible.builtin.command": {"argv": ["cat", f"{folder}/made"]}, "changed_when": False},
+                {"ansible.builtin.fail": {"msg": "{{ [] | webstack.ha.sentinel_hosts | default('none') }}"}},
+            ],
+        }
+    ]
+    (folder / f"{name}.yml").write_text(json.dumps(book))
+    (folder / "made").unlink(missing_ok=True)
+    program = str(ROOT / ".venv/bin/ansible-playbook")
+    command = [sys.executable, str(ROOT / "lab/ansible_warm.py"), program] if how == "warm" else [program]
+    done = subprocess.run(
+        [*command, "-i", "localhost,", "-c", "local", str(folder / f"{name}.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_warm_run_does_and_says_what_a_plain_one_does(tmp_path: pathlib.Path) -> None:
+    plain = played(tmp_path, "plain")
+    # Twice: the second reads what the first has kept.
+    assert played(tmp_path, "warm") == plain
+    assert played(tmp_path, "warm") == plain
+    assert "changed=1" in plain[1]
+    assert "failed=1" in plain[1]
