@@ -38,6 +38,10 @@ unit: setup ## only the unit tests
 try: setup engine ## one scenario whose hosts stay: make try S=was_django K=release
 	@tools/try.sh "$(S)" "$(K)"
 
+.PHONY: fresh
+fresh: setup engine ## its hosts as the role leaves them, from a snapshot: make fresh S=was_django
+	@tools/try.sh fresh "$(S)"
+
 .PHONY: drop
 drop: setup engine ## remove the hosts of a scenario: make drop S=was_django
 	@tools/try.sh drop "$(S)"

@@ -34,19 +34,63 @@ def changed(root: pathlib.Path = ROOT) -> list[str]:
     return sorted({*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")})
 
 
-def users(plugin: str, sources: dict[str, str], seen: frozenset[str] = frozenset()) -> set[str]:
-    """The roles and playbooks that use a plugin, through other plugins too."""
-    word = re.compile(rf"webstack\.ha\.{plugin}\b|module_utils(?:\.| import |/){plugin}\b|\b{plugin}\b.*module_utils")
-    found: set[str] = set()
-    for path, text in sources.items():
-        if not word.search(text):
-            continue
-        if other := PLUGIN.match(path):
-            if other[1] not in seen | {plugin}:
-                found |= users(other[1], sources, seen | {plugin})
-        else:
-            found.add("/".join(path.split("/")[:2]))
-    return found
+class Project:
+    """What the scenarios, roles, playbooks and plugins say, read once."""
+
+    def __init__(self, root: pathlib.Path = ROOT) -> None:
+        self.scenarios = {
+            path.parent.name: "".join(
+                p.read_text()
+                for folder in (path.parent, root / "tests/testinfra" / path.parent.name)
+                for p in folder.glob("*.*")
+                if p.suffix in (".yml", ".py")
+            )
+            for path in root.glob("molecule/*/molecule.yml")
+        }
+        self.sources = {
+            str(path.relative_to(root)): path.read_text()
+            for folder in ("plugins", "roles", "playbooks")
+            for path in (root / folder).rglob("*")
+            if path.suffix in (".py", ".yml", ".j2") and "/files/" not in str(path)
+        }
+        self.direct: dict[str, set[str]] = {}
+
+    def naming(self, plugin: str) -> set[str]:
+        """The files that name a plugin."""
+        if plugin not in self.direct:
+            word = re.compile(
+                rf"webstack\.ha\.{plugin}\b|module_utils(?:\.| import |/){plugin}\b|\b{plugin}\b.*module_utils"
+            )
+            # Most files do not hold the letters at all, which is found sooner.
+            self.direct[plugin] = {path for path, text in self.sources.items() if plugin in text and word.search(text)}
+        return self.direct[plugin]
+
+    def users(self, plugin: str) -> set[str]:
+        """The roles and playbooks that use a plugin, through other plugins too."""
+        found: set[str] = set()
+        seen, waiting = {plugin}, [plugin]
+        while waiting:
+            for path in self.naming(waiting.pop()):
+                if other := PLUGIN.match(path):
+                    if other[1] not in seen:
+                        seen.add(other[1])
+                        waiting.append(other[1])
+                else:
+                    found.add("/".join(path.split("/")[:2]))
+        return found
+
+    def touched_by(self, file: str) -> set[str]:
+        """The scenarios that a file can touch."""
+        parts = file.split("/")
+        if EVERYWHERE.match(file):
+            return set(self.scenarios)
+        if parts[0] == "molecule" or file.startswith("tests/testinfra/"):
+            return {parts[1 if parts[0] == "molecule" else 2]} & set(self.scenarios)
+        if plugin := PLUGIN.match(file):
+            return {s for user in self.users(plugin[1]) for s in of_user(user, self.scenarios)}
+        if parts[0] in ("roles", "playbooks"):
+            return of_user("/".join(parts[:2]), self.scenarios)
+        return {"default"} & set(self.scenarios) if parts[0] in ("inventories", "examples") else set()
 
 
 def stages(files: Iterable[str], root: pathlib.Path = ROOT) -> list[str]:
@@ -54,39 +98,16 @@ def stages(files: Iterable[str], root: pathlib.Path = ROOT) -> list[str]:
     files = list(files)
     if not files:
         return []
-    scenarios = {
-        path.parent.name: "".join(
-            p.read_text()
-            for folder in (path.parent, root / "tests/testinfra" / path.parent.name)
-            for p in folder.glob("*.*")
-            if p.suffix in (".yml", ".py")
-        )
-        for path in root.glob("molecule/*/molecule.yml")
-    }
-    sources = {
-        str(path.relative_to(root)): path.read_text()
-        for folder in ("plugins", "roles", "playbooks")
-        for path in (root / folder).rglob("*")
-        if path.suffix in (".py", ".yml", ".j2") and "/files/" not in str(path)
-    }
+    project = Project(root)
     touched: set[str] = set()
     wanted = {"lint", "unit"}
     for file in files:
+        touched |= project.touched_by(file)
         parts = file.split("/")
-        if EVERYWHERE.match(file):
-            touched |= set(scenarios)
-        elif parts[0] == "molecule" or file.startswith("tests/testinfra/"):
-            touched |= {parts[1 if parts[0] == "molecule" else 2]} & set(scenarios)
-        elif plugin := PLUGIN.match(file):
+        if PLUGIN.match(file):
             wanted |= {"sanity", "integration"}
-            for user in users(plugin[1], sources):
-                touched |= of_user(user, scenarios)
-        elif parts[0] in ("roles", "playbooks"):
+        elif parts[0] in ("roles", "playbooks", "inventories", "examples"):
             wanted.add("integration")
-            touched |= of_user("/".join(parts[:2]), scenarios)
-        elif parts[0] in ("inventories", "examples"):
-            wanted.add("integration")
-            touched.add("default")
         elif parts[0] == "tests" and parts[1] in ("integration", "equality"):
             wanted.add(parts[1])
     return [*sorted(wanted), *(["images"] if touched else []), *(f"molecule:{name}" for name in sorted(touched))]

@@ -31,6 +31,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -38,6 +39,8 @@ CODENAMES = {"12": "bookworm", "13": "trixie"}
 LABEL = "webstack.lab"
 # What Ansible's modules were compiled to, for all labs of an engine: lab/lab_bytecode.py.
 BYTECODE = "webstack-lab-bytecode"
+# Hosts as a playbook left them, by name: tools/fresh.py.
+SNAPSHOT = "webstack-lab-fresh"
 
 # systemd as PID 1 without --privileged; what keepalived, nftables and strace in the lab need, and no more.
 RUN_FLAGS = [
@@ -198,6 +201,13 @@ def role_packages() -> list[str]:
     return sorted(names)
 
 
+def stamp_of(name: str) -> str:
+    """What an image of ours was made from; empty without one."""
+    return docker(
+        "image", "inspect", "--format", '{{index .Config.Labels "webstack.stamp"}}', name, check=False
+    ).stdout.strip()
+
+
 def image(kind: str) -> str:
     """Build the image `kind` (lean or warm) unless it is there and still fits; return its name."""
     version = release()
@@ -209,15 +219,7 @@ def image(kind: str) -> str:
     )
     wanted = sources + packages
     stamp = str(zlib.crc32(wanted.encode()))
-    label = docker(
-        "image",
-        "inspect",
-        "--format",
-        '{{index .Config.Labels "webstack.stamp"}}',
-        name,
-        check=False,
-    )
-    if label.stdout.strip() == stamp:
+    if stamp_of(name) == stamp:
         return name
     say(f"building image {name}")
     started = time.monotonic()
@@ -299,7 +301,7 @@ def network(hosts: dict[str, dict[str, Any]], lab: str) -> str:
     return name
 
 
-def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[str]) -> None:
+def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[str], *, kept: bool) -> None:
     state = docker(
         "inspect",
         "--format",
@@ -322,7 +324,8 @@ def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[
             *(f"--publish=127.0.0.1:{os.environ.get('WEBSTACK_LAB_PORT', p['port'])}:{p['port']}"
               for p in variables.get("lab_publish", [])),
             *(f"--add-host={n}" for n in names), *RUN_FLAGS,
-            *([f"--volume={BYTECODE}:/var/cache/lab-bytecode"] if keeps_bytecode() else []), image(kind),
+            *([f"--volume={BYTECODE}:/var/cache/lab-bytecode"] if keeps_bytecode() else []),
+            f"{SNAPSHOT}:{name}" if kept else image(kind),
         )  # fmt: skip
 
 
@@ -378,18 +381,29 @@ def in_parallel(function: Any, items: Iterator[tuple[Any, ...]] | list[tuple[Any
             future.result()
 
 
-def up(source: str, lab: str) -> None:
+def up(source: str, lab: str, kept: bool = False) -> None:
+    """Start the hosts of an inventory; with `kept` from their snapshots."""
     hosts = inventory(source)
     kinds = {os.environ.get("WEBSTACK_LAB_IMAGE") or v.get("lab_image", "lean") for v in hosts.values()}
-    for kind in sorted(kinds):
+    for kind in [] if kept else sorted(kinds):
         image(kind)
     names = [f"{n}:{v['webstack_address']}" for n, v in hosts.items()]
     names += [f"{e['name']}:{e['address']}" for v in list(hosts.values())[:1] for e in v.get("lab_names", [])]
     started = time.monotonic()
     net = network(hosts, lab)
-    in_parallel(start, [(n, v, lab, net, names) for n, v in hosts.items()])
+    in_parallel(partial(start, kept=kept), [(n, v, lab, net, names) for n, v in hosts.items()])
     in_parallel(ready, [(n, v) for n, v in hosts.items()])
     say(f"{len(hosts)} hosts of lab {lab} run ({time.monotonic() - started:.1f} s)")
+
+
+def save(lab: str, stamp: str) -> None:
+    """Keep the hosts of a lab as they are; they are shut down for it and booted again."""
+    names = containers(lab)
+    in_parallel(lambda n: docker("stop", n), [(n,) for n in names])
+    change = f"--change=LABEL webstack.stamp={stamp}"
+    in_parallel(lambda n: docker("commit", change, n, f"{SNAPSHOT}:{n}"), [(n,) for n in names])
+    in_parallel(lambda n: docker("start", n), [(n,) for n in names])
+    in_parallel(ready, [(n, {}) for n in names])
 
 
 def remove_network(name: str) -> None:
@@ -448,7 +462,7 @@ def main() -> int:
             for lab in sorted(set(labs.split())):
                 down(lab)
             images = docker("image", "ls", "--format", "{{.Repository}}:{{.Tag}}").stdout.split()
-            mine = [n for n in images if n.startswith(("webstack-lab:", "webstack-lab-base:"))]
+            mine = [n for n in images if n.startswith(("webstack-lab:", "webstack-lab-base:", f"{SNAPSHOT}:"))]
             if mine:
                 docker("image", "rm", "--force", *mine)
             docker("volume", "rm", "--force", BYTECODE)

@@ -7,6 +7,7 @@ export PATH=$PWD/lab/bin:$PWD/.venv/bin:$PATH ANSIBLE_HOME=$PWD/.cache/ansible P
 export MOLECULE_GLOB='molecule/*/molecule.yml'
 
 word=${1:-} name=${1:-} expression=${2:-}
+if [ "$word" = fresh ]; then exec .venv/bin/python tools/fresh.py "${2:-}"; fi
 if [ "$word" = drop ]; then name=${2:-}; fi
 if [ ! -f "molecule/$name/molecule.yml" ] || [ -z "$name" ]; then
     echo "try: S= names a scenario, one of: $(cd molecule && printf '%s\n' */molecule.yml | xargs -n1 dirname | xargs)" >&2

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import changed  # noqa: E402
 import check  # noqa: E402
+import fresh  # noqa: E402
 import runner  # noqa: E402
 from runner import Budget, Check, Outcome, Runner  # noqa: E402
 from turns import turn  # noqa: E402
@@ -257,3 +258,32 @@ def test_the_lab_of_a_check_that_was_ended_is_removed(logs: pathlib.Path, monkey
     hung = Check("hung", ["sleep", "300"], lab="some_lab")
     assert run([hung], {"hung": Budget(0.1, 1)})["hung"].ended
     assert (logs / "hung.log").read_text() == f"{ROOT}/tools/lab.py down --lab=some_lab\n"
+
+
+# --- hosts from a snapshot --------------------------------------------------------------------------
+
+
+def test_a_snapshot_is_known_by_what_the_hosts_are_made_from(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh, "ROOT", tmp_path)
+    monkeypatch.setattr(fresh.lab, "image", lambda kind: kind)
+    monkeypatch.setattr(fresh.lab, "stamp_of", lambda name: name)
+    subprocess.run(["git", "init", "--quiet"], cwd=tmp_path, check=True)
+    for name in ("roles/lb_nginx/tasks/main.yml", "roles/was_django/tasks/main.yml", "tests/testinfra/lb_nginx/x.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("one")
+    first = fresh.stamp("lb_nginx")
+    (tmp_path / "tests/testinfra/lb_nginx/x.py").write_text("two")
+    (tmp_path / "roles/was_django/tasks/main.yml").write_text("two")
+    assert fresh.stamp("lb_nginx") == first, "a test, and a role that it does not run"
+    (tmp_path / "roles/lb_nginx/tasks/main.yml").write_text("two")
+    second = fresh.stamp("lb_nginx")
+    assert second != first
+    monkeypatch.setattr(fresh.lab, "stamp_of", lambda name: f"another {name}")
+    assert fresh.stamp("lb_nginx") != second, "the lab's image"
+
+
+def test_fresh_refuses_an_unknown_scenario(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fresh.main("no_such") == 2
+    assert "S= names a scenario, one of:" in capsys.readouterr().err
