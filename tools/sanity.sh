@@ -6,14 +6,15 @@ cd "$(dirname "$0")/.."
 root=$PWD
 export PATH=$root/.venv/bin:$PATH
 
+# ansible-test keeps its virtual environments in the home, by what they hold; only the copy that is tested is new.
 work=$root/.cache/sanity
-rm -rf "$work"
+rm -rf "$work/collections" "$work"/*.tar.gz
 mkdir -p "$work/home/.ansible/test/cache"
 
 ansible-galaxy collection build --force --output-path "$work" .
 ansible-galaxy collection install --force --no-deps -p "$work/collections" "$work"/webstack-ha-*.tar.gz
 
-# ansible-test's virtual environments start with a pip that it downloads; Python's own serves as well.
+# The environments start with a pip that ansible-test downloads; .venv's own serves as well.
 # Every version that it may ask for is the same file.
 version=$(python - <<'PY'
 import inspect, re
@@ -21,10 +22,11 @@ from ansible_test._internal.python_requirements import get_venv_packages
 print(re.search(r"pip='([\d.]+)'", inspect.getsource(get_venv_packages))[1].replace(".", "_"))
 PY
 )
-cat >"$work/home/.ansible/test/cache/get_pip_$version.py" <<'PY'
-import ensurepip
+cat >"$work/home/.ansible/test/cache/get_pip_$version.py" <<PY
+import pathlib, shutil, sysconfig
 
-ensurepip.bootstrap()
+for folder in pathlib.Path("$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')").glob("pip*"):
+    shutil.copytree(folder, f"{sysconfig.get_path('purelib')}/{folder.name}")
 PY
 # Our own home keeps the user's clean; their pip configuration still holds.
 [ -f ~/.config/pip/pip.conf ] && export PIP_CONFIG_FILE=~/.config/pip/pip.conf
