@@ -1,9 +1,10 @@
 """Runs ansible-playbook in the lab for less: what it would work out anew in each of its processes is kept.
 
 `ansible_warm.py PROGRAM ARGUMENT...` is what lab/bin/ansible-playbook calls. Ansible forks a process for each task and
-host, which loads the task's plugins and throws them away again, and reads the syntax tree of every file that a module
-imports once more in each run. Here the plugins are loaded before the fork, and the imports of a file are kept by its
-content. What is run, sent and printed is the same; Debian 12 labs go without, so that the plain way stays tested.
+host, which loads the task's plugins, compiles its templates and throws all of it away again; and each run reads the
+syntax tree of every file that a module imports. Here plugins are loaded before the fork, and what was compiled or read
+is kept by its content, in .cache. What is run, sent and printed is the same; Debian 12 labs go without, so that the
+plain way stays tested.
 """
 
 from __future__ import annotations
@@ -11,20 +12,49 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+import marshal
 import os
 import pathlib
-import pickle
 import runpy
 import sys
 import tempfile
+from collections.abc import Callable
 from typing import Any
 
+from ansible._internal._templating import _jinja_bits
 from ansible.executor import module_common
 from ansible.executor.process.worker import WorkerProcess
 from ansible.plugins import loader
 from ansible.release import __version__
+from jinja2.environment import Environment, TemplateExpression
 
-KNOWN = pathlib.Path(__file__).resolve().parent.parent / ".cache/ansible-imports" / __version__
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+KNOWN = ROOT / ".cache/ansible-warm"
+# Whether a filter wants the context stands in the code of a template.
+FILTERS = sorted((path.name, path.stat().st_mtime_ns) for path in (ROOT / "plugins/filter").glob("*.py"))
+SEEN: dict[str, Any] = {}
+
+
+def kept(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    """What `make` returned for a key once, in this process or another."""
+    text = repr((sys.version, __version__, *key))
+    if text in SEEN:
+        return SEEN[text]
+    name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+    try:
+        SEEN[text] = marshal.loads((KNOWN / name).read_bytes())
+        return SEEN[text]
+    except (OSError, EOFError, ValueError, TypeError):
+        value = SEEN[text] = make()
+    with contextlib.suppress(OSError):
+        KNOWN.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=KNOWN, delete=False) as file:
+            file.write(marshal.dumps(value))
+        os.replace(file.name, KNOWN / name)
+    return value
+
+
+# --- imports of modules -----------------------------------------------------------------------------
 
 
 class Source:
@@ -34,31 +64,71 @@ class Source:
         self.name = name
         self.text = text
 
-    def tree(self) -> Any:
-        return compile_ast(self.name, self.text)
-
 
 class Imports:
     """What ModuleDepFinder finds in a file."""
 
     def __init__(self, module_fqn: str, source: Source, is_pkg_init: bool = False) -> None:
-        text = source.text if isinstance(source.text, bytes) else source.text.encode()
-        said = hashlib.sha256(f"{module_fqn} {is_pkg_init} {sys.version} ".encode() + text)
-        known = KNOWN / said.hexdigest()
-        try:
-            found = pickle.loads(known.read_bytes())
-        except (OSError, EOFError, pickle.UnpicklingError):
+        def find() -> tuple[Any, Any]:
             # Its class calls itself by the name that stands for this one.
             module_common.ModuleDepFinder = find_imports
-            finder = find_imports(module_fqn, source.tree(), is_pkg_init)
+            found = find_imports(module_fqn, compile_ast(source.name, source.text), is_pkg_init)
             module_common.ModuleDepFinder = Imports
-            found = (finder.submodules, finder.optional_imports)
-            with contextlib.suppress(OSError):
-                KNOWN.mkdir(parents=True, exist_ok=True)
-                with tempfile.NamedTemporaryFile(dir=KNOWN, delete=False) as file:
-                    file.write(pickle.dumps(found))
-                os.replace(file.name, known)
-        self.submodules, self.optional_imports = found
+            return found.submodules, found.optional_imports
+
+        text = source.text if isinstance(source.text, bytes) else source.text.encode()
+        self.submodules, self.optional_imports = kept(("imports", module_fqn, is_pkg_init, bytes(text)), find)
+
+
+# --- templates --------------------------------------------------------------------------------------
+
+
+def syntax(environment: Any) -> tuple[Any, ...]:
+    """All that the code of a template depends on but its text. Ansible has Jinja fold no constants."""
+    context = _jinja_bits._TemplateCompileContext.current(optional=True)
+    return (
+        bool(context and context.escape_backslashes),
+        environment.optimized,
+        *(getattr(environment, name) for name in _jinja_bits._TEMPLATE_OVERRIDE_FIELD_NAMES),
+        FILTERS,
+    )
+
+
+def compile_template(environment: Any, source: Any, name: Any = None, filename: Any = None, *more: Any) -> Any:
+    def make() -> Any:
+        return compile_source(environment, source, name, filename, *more)
+
+    if not isinstance(source, str) or any(more) or environment._debuggable_template_source:
+        return make()
+    return kept(("template", str(source), name, filename, syntax(environment)), make)
+
+
+def compile_expression(environment: Any, source: str, undefined_to_none: bool = True) -> Any:
+    """As Jinja's, which hands a tree on that it parsed from the text."""
+
+    def make() -> Any:
+        codes = []
+        real = environment.compile
+
+        def watch(*arguments: Any) -> Any:
+            codes.append(real(*arguments))
+            return codes[-1]
+
+        environment.compile = watch
+        try:
+            compile_text(environment, source, undefined_to_none)
+        finally:
+            del environment.compile
+        return codes[-1]
+
+    if environment._debuggable_template_source:
+        return compile_text(environment, source, undefined_to_none)
+    code = kept(("expression", str(source), syntax(environment)), make)
+    template = environment.template_class.from_code(environment, code, environment.make_globals(None), None)
+    return TemplateExpression(template, undefined_to_none)
+
+
+# --- plugins ----------------------------------------------------------------------------------------
 
 
 def load_plugins(worker: Any) -> None:
@@ -89,6 +159,8 @@ def start(worker: Any) -> None:
 
 compile_ast = module_common._compile_module_ast
 find_imports = module_common.ModuleDepFinder
+compile_source = Environment.compile
+compile_text = _jinja_bits.AnsibleEnvironment.compile_expression
 start_worker = WorkerProcess.start
 
 
@@ -98,6 +170,8 @@ def main() -> None:
     if not module_common.C.config.get_config_value("_MODULE_METADATA"):
         module_common._compile_module_ast = Source
         module_common.ModuleDepFinder = Imports
+    _jinja_bits.AnsibleEnvironment.compile = compile_template
+    _jinja_bits.AnsibleEnvironment.compile_expression = compile_expression
     WorkerProcess.start = start
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")

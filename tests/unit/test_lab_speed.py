@@ -57,6 +57,14 @@ def played(folder: pathlib.Path, how: str, name: str = "play") -> tuple[int, str
             "tasks": [
                 {"webstack.ha.files": {"files": [{"content": "a\n", "dest": f"{folder}/made", "mode": "0600"}]}},
                 {"ansible.builtin.command": {"argv": ["cat", f"{folder}/made"]}, "changed_when": False},
+                {
+                    "block": [
+                        {"ansible.builtin.debug": {"msg": "{{ 1 + }}"}, "when": "made is not defined and 'a' != 'b'"}
+                    ],
+                    "rescue": [
+                        {"ansible.builtin.debug": {"msg": "{{ ansible_failed_result.msg }} \\d {{ 'a\\\\nb' }}"}}
+                    ],
+                },
                 {"ansible.builtin.fail": {"msg": "{{ [] | webstack.ha.sentinel_hosts | default('none') }}"}},
             ],
         }
