@@ -41,11 +41,11 @@ def kept(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     if text in SEEN:
         return SEEN[text]
     name = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-    try:
+    with contextlib.suppress(OSError, EOFError, ValueError, TypeError):
         SEEN[text] = marshal.loads((KNOWN / name).read_bytes())
         return SEEN[text]
-    except (OSError, EOFError, ValueError, TypeError):
-        value = SEEN[text] = make()
+    # Not while another error is handled: Ansible would tell that one, too.
+    value = SEEN[text] = make()
     with contextlib.suppress(OSError):
         KNOWN.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=KNOWN, delete=False) as file:
