@@ -37,10 +37,19 @@ def play(
     )
 
 
-def assert_refused(
-    role: str, host: str, cases: Sequence[tuple[dict[str, Any], str]], folder: pathlib.Path, scenario: str = ""
-) -> None:
-    """Give the role of a scenario each bad input in turn: it says what is wrong and changes nothing."""
+def refusals(
+    role: str,
+    host: str,
+    inputs: Sequence[dict[str, Any]],
+    folder: pathlib.Path,
+    scenario: str = "",
+    *,
+    reworded: int = 0,
+) -> list[str]:
+    """Give the role of a scenario each bad input in turn, in one play that changes nothing; return what it says.
+
+    `reworded` counts those that the role rescues itself, to say them in other words.
+    """
     tasks = [
         {
             "name": f"Case {number}",
@@ -58,13 +67,21 @@ def assert_refused(
                 }
             ],
         }
-        for number, (variables, _message) in enumerate(cases)
+        for number, variables in enumerate(inputs)
     ]
     book = folder / "refusals.yml"
     book.write_text(json.dumps([{"hosts": host, "gather_facts": False, "tasks": tasks}]))
     result = play(scenario or role, book=book, result_format="json")
     assert "changed=0" in result.stdout, result.stdout
-    assert f"rescued={len(cases)}" in result.stdout, result.stdout
-    for number, (_variables, message) in enumerate(cases):
-        said = next(line for line in result.stdout.splitlines() if f"case {number}:" in line)
+    assert f"rescued={len(inputs) + reworded}" in result.stdout, result.stdout
+    lines = result.stdout.splitlines()
+    return [next(line for line in lines if f"case {number}:" in line) for number in range(len(inputs))]
+
+
+def assert_refused(
+    role: str, host: str, cases: Sequence[tuple[dict[str, Any], str]], folder: pathlib.Path, scenario: str = ""
+) -> None:
+    """Give the role of a scenario each bad input in turn: it says what is wrong and changes nothing."""
+    answers = refusals(role, host, [variables for variables, _message in cases], folder, scenario)
+    for said, (_variables, message) in zip(answers, cases, strict=True):
         assert message in said, said

@@ -307,3 +307,86 @@ def test_a_step_of_a_build_keeps_its_exit_code_and_its_arguments() -> None:
     command = [sys.executable, "-I", str(FILE), "none", "run", "sh", "-c", 'echo "$1"; exit 7', "sh", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (7, "--quiet\n")
+
+
+# --- virtual environments ---------------------------------------------------------------------------
+
+#: Stands for a Python: what it is made of, and an environment that names its own place, as pip's program does.
+PYTHON = """#!/bin/sh
+case $2 in
+    -c) cat {folder}/ingredients ;;
+    venv)
+        [ ! -e {folder}/broken ] || {{ echo "no ensurepip here" >&2; exit 3; }}
+        echo "$3 $(umask) $HOME" >> {folder}/made
+        mkdir -p "$3/bin" "$3/lib/python3/site-packages/pip"
+        echo "#!$3/bin/python" > "$3/bin/pip"
+        chmod 755 "$3/bin/pip"
+        echo "command = python -m venv $3" > "$3/pyvenv.cfg"
+        ln -s /usr/bin/python3 "$3/bin/python"
+        ln -s lib "$3/lib64"
+        echo code > "$3/lib/python3/site-packages/pip/__init__.py" ;;
+esac
+"""
+
+
+@pytest.fixture
+def python(tmp_path: pathlib.Path) -> pathlib.Path:
+    file = tmp_path / "python"
+    file.write_text(PYTHON.format(folder=tmp_path))
+    file.chmod(0o755)
+    (tmp_path / "ingredients").write_text("3.13, pip 25\n")
+    return file
+
+
+def test_releases_start_as_copies_of_one_environment(site: Any, python: pathlib.Path) -> None:
+    for identity in ("a", "b"):
+        site.begin(identity)
+        site.environment(identity, str(python))
+        made = site.release(identity) / "venv"
+        assert (made / "bin/pip").read_text() == f"#!{made}/bin/python\n"
+        assert (made / "bin/pip").stat().st_mode & 0o777 == 0o755
+        assert (made / "pyvenv.cfg").read_text() == f"command = python -m venv {made}\n"
+        assert os.readlink(made / "bin/python") == "/usr/bin/python3"
+        assert os.readlink(made / "lib64") == "lib"
+    assert len((python.parent / "made").read_text().splitlines()) == 1
+    # What is installed into one is in no other one.
+    (site.release("a") / "venv/lib/python3/site-packages/pip/__init__.py").write_text("other code")
+    site.begin("c")
+    site.environment("c", str(python))
+    assert (site.release("c") / "venv/lib/python3/site-packages/pip/__init__.py").read_text() == "code\n"
+
+
+def test_another_python_gets_an_environment_of_its_own(site: Any, python: pathlib.Path) -> None:
+    site.begin("a")
+    site.environment("a", str(python))
+    (cut_off := site.base / ".environment-0123.4711").mkdir()
+    before = list(site.base.glob(".environment-*"))
+    (python.parent / "ingredients").write_text("3.13, pip 26\n")
+    site.begin("b")
+    site.environment("b", str(python))
+    after = list(site.base.glob(".environment-*"))
+    assert len((python.parent / "made").read_text().splitlines()) == 2
+    assert cut_off in before
+    assert len(after) == 1
+    assert after[0] not in before
+
+
+def test_an_environment_that_cannot_be_made_leaves_none_behind(site: Any, python: pathlib.Path) -> None:
+    (python.parent / "broken").touch()
+    site.begin("a")
+    with pytest.raises(release.Failure, match="venv: no ensurepip here"):
+        site.environment("a", str(python))
+    assert not (site.release("a") / "venv").exists()
+    (python.parent / "broken").unlink()
+    site.environment("a", str(python))
+    assert (site.release("a") / "venv/bin/pip").is_file()
+
+
+def test_a_real_environment_runs_its_own_pip(site: Any) -> None:
+    site.begin("a")
+    site.environment("a", getattr(sys, "_base_executable", sys.executable))
+    made = site.release("a") / "venv"
+    said = subprocess.run([made / "bin/pip", "--version"], capture_output=True, text=True, check=True).stdout
+    assert f" from {made}/" in said
+    prefix = [made / "bin/python", "-c", "import sys; print(sys.prefix)"]
+    assert subprocess.run(prefix, capture_output=True, text=True, check=True).stdout == f"{made}\n"

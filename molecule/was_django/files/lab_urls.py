@@ -35,6 +35,8 @@ def echo(request: HttpRequest) -> JsonResponse:
     size = 0
     while chunk := request.read(1 << 20):
         size += len(chunk)
+    if "mark" in request.GET:
+        print("echo of the lab", request.GET["mark"])
     time.sleep(float(request.GET.get("sleep", "0")))
     answer = JsonResponse(
         {

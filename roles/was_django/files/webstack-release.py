@@ -3,6 +3,8 @@
 
   webstack-release NAME status          what is here and what runs, as JSON; changes nothing
   webstack-release NAME begin ID        make a fresh place for a release, without what an earlier build left there
+  webstack-release NAME environment ID PYTHON
+                                        make the virtual environment of a release
   webstack-release NAME run COMMAND...  run a step of the build, with a umask and an environment that never differ
   webstack-release NAME finish ID       mark a built release as complete
   webstack-release NAME activate [ID]   run this release (default: the current one), check it, else go back
@@ -20,11 +22,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import fcntl
+import hashlib
 import http.client
 import ipaddress
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -46,6 +51,13 @@ GRACE_SECONDS = 45
 # What a login, a locale or another virtual environment leaves behind, and what would install elsewhere.
 FOREIGN = ("PYTHON", "VIRTUAL_ENV", "DJANGO_", "LC_", "LANG", "XDG_", "SUDO_", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
 FOREIGN_NAMES = frozenset({"TZ", "TMPDIR", "USER", "LOGNAME", "MAIL", "PIP_USER", "PIP_PYTHON", "PIP_DRY_RUN"})
+# What an empty virtual environment is made of: this Python, and the files that bring pip.
+INGREDIENTS = """
+import ensurepip, os, sys, sysconfig
+folders = [sysconfig.get_config_var("WHEEL_PKG_DIR"), os.path.join(os.path.dirname(ensurepip.__file__), "_bundled")]
+files = [entry for folder in folders if folder and os.path.isdir(folder) for entry in os.scandir(folder)]
+print(sys.executable, sys.version, sorted((file.path, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+"""
 # A stop waits up to 45 s for requests (the unit's drop-in), and a start up to 90 s.
 SYSTEMCTL_SECONDS = 180
 
@@ -61,6 +73,14 @@ def surroundings() -> dict[str, str]:
     }
     path = ":".join(dict.fromkeys([*SEARCH_PATH.split(":"), *filter(None, kept.get("PATH", "").split(":"))]))
     return {**kept, "PATH": path, "HOME": "/root", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"}
+
+
+def build(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, env=surroundings())
+    if done.returncode != 0:
+        said = " ".join((done.stdout + done.stderr).split()) or f"exit code {done.returncode}"
+        raise Failure(f"{' '.join(command[:3])}: {said[-1000:]}")
+    return done.stdout
 
 
 def systemctl(*arguments: str) -> str:
@@ -343,6 +363,37 @@ class Site:
         shutil.chown(release / "static", self.setting("user"), self.setting("group"))
         return [f"began {identity} anew" if left else f"began {identity}"]
 
+    def empty_environment(self, python: str) -> pathlib.Path:
+        """A virtual environment with nothing but pip in it, kept for all releases: to unpack and compile pip is slow.
+
+        Nobody ever installs anything there. Another Python or other files that bring pip make another one.
+        """
+        key = hashlib.sha256(build(python, "-I", "-c", INGREDIENTS).encode()).hexdigest()[:16]
+        kept = self.base / f".environment-{key}"
+        if not kept.is_dir():
+            for old in self.base.glob(".environment-*"):
+                shutil.rmtree(old)
+            # Under its own name only when it is complete, and on the disk.
+            new = self.base / f".environment-{key}.{os.getpid()}"
+            build(python, "-m", "venv", str(new / "venv"))
+            os.sync()
+            new.rename(kept)
+        return kept / "venv"
+
+    def environment(self, identity: str, python: str) -> list[str]:
+        """Make the virtual environment of a release: a copy of the empty one, whose files name the copy's own place."""
+        made = self.release(identity) / "venv"
+        # Another run may be making it, or doing away with an older one.
+        with (CONFIGURATION / self.name / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            empty = self.empty_environment(python)
+            shutil.copytree(empty, made, symlinks=True)
+        here = re.compile(re.escape(os.fsencode(empty.parent)) + rb"(?:\.[0-9]+)?/venv")
+        for path in (made / "pyvenv.cfg", *(made / "bin").iterdir()):
+            if path.is_file() and not path.is_symlink():
+                path.write_bytes(here.sub(lambda _: os.fsencode(made), path.read_bytes()))
+        return [f"made the environment of {identity}"]
+
     def finish(self, identity: str) -> list[str]:
         """Keep the static files of every kept release in one place, then say that the release is complete."""
         release = self.release(identity)
@@ -544,6 +595,9 @@ def main() -> int:
     status.add_argument("--listen", action="append", default=[], help="say also what keeps Apache from this address")
     status.add_argument("--port", type=int)
     commands.add_parser("begin", help="make a fresh place for a release").add_argument("id")
+    environment = commands.add_parser("environment", help="make the virtual environment of a release")
+    environment.add_argument("id")
+    environment.add_argument("python")
     commands.add_parser("run", help="run a step of the build").add_argument("words", nargs=argparse.REMAINDER)
     commands.add_parser("finish", help="mark a release as complete").add_argument("id")
     commands.add_parser("activate", help="run a release").add_argument("id", nargs="?")
@@ -562,6 +616,8 @@ def main() -> int:
                 os.execvpe(options.words[0], options.words, surroundings())
             case "begin":
                 done = site.begin(options.id)
+            case "environment":
+                done = site.environment(options.id, options.python)
             case "finish":
                 done = site.finish(options.id)
             case _:

@@ -6,46 +6,18 @@ The values are those of the example in lb_nginx's README.
 from __future__ import annotations
 
 import json
-import pathlib
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 from urllib.parse import unquote
 
+import containers
 import pytest
-
-BALANCER = "10.77.3.31"
-HERE = pathlib.Path(__file__).resolve().parent
-#: Apache's own limit was 90 s, and the balancer asked a second server then.
-LONG = 95
-
-Answer = dict[str, Any]
+from balancer import BALANCER, Answer, send
 
 
 def on(name: str, command: str, text: str | None = None) -> str:
-    interactive = ["--interactive"] if text is not None else []
-    done = subprocess.run(
-        ["docker", "exec", *interactive, name, "bash", "-c", command],
-        input=text,
-        capture_output=True,
-        check=False,
-        text=True,
-    )
-    assert done.returncode == 0, f"{name}: {command}: {done.stdout}{done.stderr}"
-    return done.stdout
-
-
-def send(*requests: Answer) -> list[Answer]:
-    """Send raw requests, as a decent HTTP library would not."""
-    job = {"requests": [{"address": BALANCER, **request} for request in requests]}
-    command = ["docker", "exec", "--interactive", "django-client", "python3", "-", json.dumps(job)]
-    client = (HERE.parent / "lb_nginx/client.py").read_text()
-    done = subprocess.run(command, input=client, capture_output=True, check=False, text=True)
-    assert done.returncode == 0, done.stderr
-    answers: list[Answer] = json.loads(done.stdout)
-    return answers
+    return containers.on(name, "bash", "-c", command, text=text)
 
 
 def seen(answer: Answer) -> Answer:
@@ -54,12 +26,25 @@ def seen(answer: Answer) -> Answer:
     return facts
 
 
+#: Twelve seconds, for Apache's mod_reqtimeout wants the first bytes of a body within 10 s.
+RESTING = f"""
+import socket, ssl, time
+tls = ssl.create_default_context(); tls.check_hostname = False; tls.verify_mode = ssl.CERT_NONE
+plain = socket.create_connection(({BALANCER!r}, 443), 60)
+with tls.wrap_socket(plain, server_hostname="www.example.test") as connection:
+    connection.sendall(b"POST /upload/echo/ HTTP/1.1\\r\\nHost: www.example.test\\r\\nConnection: close\\r\\n"
+                       b"Content-Length: 2\\r\\n\\r\\na")
+    time.sleep(12)
+    connection.sendall(b"b")
+    print(connection.recv(100).decode().splitlines()[0])
+"""
+
+
 @pytest.fixture(scope="module", autouse=True)
-def long_request() -> Iterator[Future[Answer]]:
-    """A request of a path that may take 600 s, under way while the other tests run."""
-    request = {"method": "POST", "target": f"/export/echo?sleep={LONG}", "body": "x", "timeout": LONG + 30}
+def resting_body() -> Iterator[Future[str]]:
+    """The first line of the answer to a body that rests while the other tests run."""
     with ThreadPoolExecutor() as pool:
-        yield pool.submit(lambda: send(request)[0])
+        yield pool.submit(on, "django-client", "python3 -", text=RESTING)
 
 
 # --- addresses --------------------------------------------------------------------------------------
@@ -224,28 +209,11 @@ def test_a_body_of_the_size_in_the_readme_passes_and_a_larger_one_does_not() -> 
     print(f"figure: a body of 2 GiB through both tiers: {time.monotonic() - started:.0f} s")
 
 
-def test_a_body_may_rest_as_long_as_the_balancer_lets_it() -> None:
-    """Apache's mod_reqtimeout wants the first bytes of a body within 10 s, nginx within 30 s."""
-    script = f"""
-import socket, ssl, time
-tls = ssl.create_default_context(); tls.check_hostname = False; tls.verify_mode = ssl.CERT_NONE
-plain = socket.create_connection(({BALANCER!r}, 443), 60)
-with tls.wrap_socket(plain, server_hostname="www.example.test") as connection:
-    connection.sendall(b"POST /upload/echo/ HTTP/1.1\\r\\nHost: www.example.test\\r\\nConnection: close\\r\\n"
-                       b"Content-Length: 2\\r\\n\\r\\na")
-    time.sleep(12)
-    connection.sendall(b"b")
-    print(connection.recv(100).decode().splitlines()[0])
-"""
-    assert on("django-client", "python3 -", text=script).split()[1] == "200"
-
-
 def test_uploads_are_spooled_to_the_disk() -> None:
     """Debian 13 has /tmp in memory, where a body of 2 GiB has no place."""
     assert seen(send({"target": "/echo"})[0])["temporary"] == "/var/tmp"
 
 
-def test_a_request_takes_as_long_as_the_balancer_says(long_request: Future[Answer]) -> None:
-    answer = long_request.result()
-    assert seen(answer)["body"] == 1
-    assert LONG <= answer["seconds"] < LONG + 10
+def test_a_body_may_rest_as_long_as_the_balancer_lets_it(resting_body: Future[str]) -> None:
+    """Apache's mod_reqtimeout wants the first bytes of a body within 10 s, nginx within 30 s."""
+    assert resting_body.result().split()[1] == "200"
