@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from containers import docker
 from test_mysql_replication import (
     ADDRESS,
     CA,
@@ -16,7 +17,6 @@ from test_mysql_replication import (
     client,
     converge,
     count_changed,
-    docker,
     is_pair,
     on,
     sql,
