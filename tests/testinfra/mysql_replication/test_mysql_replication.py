@@ -265,22 +265,6 @@ def test_a_restarted_replica_catches_up_read_only() -> None:
     print(f"replica host killed and started: caught up after {seconds:.1f} s")
 
 
-def test_a_primary_alone_waits_for_its_replica() -> None:
-    docker("kill", DB1, DB2)
-    docker("start", DB1)
-    until(lambda: "does not answer" in on(DB1, "journalctl", "-b", "-u", "webstack-db", "--no-pager").stdout
-          and status(DB1)["running"])  # fmt: skip
-    time.sleep(2)
-    state = status(DB1)
-    assert (state["role"], state["read_only"], has_address(DB1)) == ("primary", True, False)
-    refused = on(DB1, "webstack-db", "promote", check=False)
-    assert refused.returncode == 1
-    assert DB2 in refused.stderr
-    docker("start", DB2)
-    seconds = until(lambda: is_pair(DB1, DB2))
-    print(f"both hosts killed: pair complete {seconds:.1f} s after the second start")
-
-
 # --- an operator ------------------------------------------------------------------------------------
 
 
@@ -309,19 +293,6 @@ def test_a_primary_that_was_closed_by_hand_stays_closed() -> None:
     assert status(DB1)["read_only"]
     on(DB1, "webstack-db", "promote")
     assert is_pair(DB1, DB2)
-
-
-def test_a_run_keeps_the_roles_that_an_operator_swapped() -> None:
-    swap(DB1, DB2)
-    result = converge()
-    assert result.returncode == 0, result.stdout
-    assert count_changed(result) == 0, result.stdout
-    assert is_pair(DB2, DB1)
-    write_note("after the swap")
-    until(lambda: "after the swap" in notes(DB1), 5)
-    docker("restart", DB2)  # the new primary keeps its role over a restart, the old one its own
-    until(lambda: is_pair(DB2, DB1))
-    swap(DB2, DB1)
 
 
 def test_two_writable_servers_are_refused() -> None:
