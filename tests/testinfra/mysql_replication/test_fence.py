@@ -46,6 +46,12 @@ def runs(host: str) -> bool:
     return ticks(host) > before
 
 
+def follows(replica: str, primary: str) -> bool:
+    """The replica has the ticks of the primary and no others; the clock may go on between two questions."""
+    least = ticks(primary)
+    return least <= ticks(replica) <= ticks(primary)
+
+
 def scheduler(host: str) -> str:
     return sql(host, "SELECT @@event_scheduler")[0][0]
 
@@ -78,7 +84,7 @@ def events(table: None) -> Iterator[None]:
 def alone(events: None) -> list[list[str]]:
     """Both hosts die and the primary's returns by itself, closed; its position then."""
     assert runs(DB1)
-    until(lambda: ticks(DB2) == ticks(DB1), 10)
+    until(lambda: follows(DB2, DB1), 10)
     docker("kill", DB1, DB2)
     docker("start", DB1)
     until(lambda: "does not answer" in on(DB1, "journalctl", "-b", "-u", "webstack-db", "--no-pager").stdout
@@ -156,7 +162,7 @@ def test_events_move_with_the_role(swapped: list[str]) -> None:
     assert scheduler(DB1) == "OFF"
     assert sql(DB2, EVENT)[0] == swapped
     assert runs(DB2)
-    until(lambda: ticks(DB1) == ticks(DB2), 5)
+    until(lambda: follows(DB1, DB2), 5)
     assert sql(DB1, "SELECT host FROM site.tick ORDER BY id DESC LIMIT 1") == [[DB2]]
 
 
