@@ -15,5 +15,12 @@ def docker(*arguments: str, text: str | None = None) -> str:
     return done.stdout
 
 
+def attempt(host: str, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """For a command that may fail, and whose errors are looked at."""
+    options = ["--interactive"] if text is not None else []
+    full = ["docker", "exec", *options, host, *command]
+    return subprocess.run(full, input=text, capture_output=True, text=True, check=False)
+
+
 def on(host: str, *command: str, text: str | None = None) -> str:
     return docker("exec", *(["--interactive"] if text is not None else []), host, *command, text=text)

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from containers import attempt, docker
 from rerun import play
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -26,7 +27,7 @@ RESTIC = "RESTIC_PASSWORD_FILE=/etc/webstack-backup/password restic -r /var/back
 
 
 def on(host: str, command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(["docker", "exec", host, "bash", "-c", command], capture_output=True, text=True, check=False)
+    done = attempt(host, "bash", "-c", command)
     if check:
         assert done.returncode == 0, f"{host}: {command}: {done.stdout}{done.stderr}"
     return done
@@ -41,7 +42,8 @@ def snapshots(host: str = REPLICA) -> list[dict[str, Any]]:
 
 
 def ids(host: str = REPLICA) -> set[str]:
-    return {one["id"] for one in snapshots(host)}
+    """All that the repository holds, whoever made it: restic names a snapshot's file as the snapshot."""
+    return {name[:8] for name in on(host, "ls /var/backups/webstack/restic/snapshots").stdout.split()}
 
 
 def back_up(options: str = "", host: str = REPLICA) -> dict[str, str]:
@@ -53,7 +55,8 @@ def back_up(options: str = "", host: str = REPLICA) -> dict[str, str]:
 
 
 def role(*extra: str) -> subprocess.CompletedProcess[str]:
-    return play("backup_slave", "--tags=backup_slave", *extra)
+    """The role alone, on the replica alone."""
+    return play("backup_slave", "--tags=backup_slave", f"--limit={REPLICA}", *extra)
 
 
 def message(done: subprocess.CompletedProcess[str]) -> str:
@@ -120,7 +123,7 @@ def test_the_service_backs_up_the_replica_while_the_primary_writes() -> None:
     writer = subprocess.Popen(
         ["docker", "exec", PRIMARY, "bash", "-c",
          "end=$((SECONDS+600)); while [ $SECONDS -lt $end ] && [ ! -e /run/enough ]; do"
-         " echo \"INSERT INTO site.notes (text) VALUES ('written during the backup');\"; sleep 0.01; done | mariadb"],
+         " echo \"INSERT INTO site.notes (text) VALUES ('written during the backup');\"; sleep 0.05; done | mariadb"],
     )  # fmt: skip
     try:
         time.sleep(0.5)
@@ -154,20 +157,44 @@ def test_on_the_primary_the_service_skips() -> None:
 # --- one at a time, no secret anywhere --------------------------------------------------------------
 
 
+# Prints each command line of the host once. A secret stays on one as long as its process lives.
+WATCH_COMMAND_LINES = """
+import pathlib, time
+seen, end = set(), time.monotonic() + 120
+while time.monotonic() < end and not pathlib.Path("/run/watched-enough").exists():
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = " ".join(path.read_text(errors="replace").split(chr(0))).replace(chr(10), " ")
+        except OSError:
+            continue  # it has ended
+        if words not in seen:
+            seen.add(words)
+            print(words, flush=True)
+    time.sleep(0.05)
+"""
+
+
 def test_two_at_once_and_no_secret_on_a_command_line() -> None:
     password = on(REPLICA, "cat /etc/webstack-backup/password").stdout.strip()
     assert len(password) >= 20
-    first = subprocess.Popen(
-        ["docker", "exec", REPLICA, "webstack-backup", "run", "--kind", "hourly"], stdout=subprocess.PIPE, text=True
+    on(REPLICA, "rm -f /run/watched-enough")
+    watcher = subprocess.Popen(
+        ["docker", "exec", REPLICA, "python3", "-c", WATCH_COMMAND_LINES], stdout=subprocess.PIPE, text=True
     )
+    first = subprocess.Popen(
+        ["docker", "exec", REPLICA, "webstack-backup", "run", "--kind", "hourly"], stdout=subprocess.DEVNULL
+    )
+    assert watcher.stdout is not None
     seen = ""
-    deadline = time.monotonic() + 20
-    while "mariadb-backup --backup" not in seen and time.monotonic() < deadline:
-        seen += on(REPLICA, "ps -eo args").stdout
+    for line in watcher.stdout:
+        seen += line
+        if "mariadb-backup --backup" in line:
+            break
     second = on(REPLICA, "webstack-backup run", check=False)
-    while first.poll() is None:
-        seen += on(REPLICA, "ps -eo args").stdout
-    assert first.wait() == 0
+    code = first.wait()
+    on(REPLICA, "touch /run/watched-enough")
+    seen += watcher.communicate(timeout=20)[0]
+    assert code == 0
     assert second.returncode == 75
     holder = r"another run holds the lock \S+ 'run --kind hourly' pid \d+ since \d{8}T\d{6}Z"
     assert re.search(holder, second.stdout), second.stdout
@@ -396,7 +423,7 @@ def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down
     back_up("--allow-primary", host=PRIMARY)
     expected = content(PRIMARY)
     on(REPLICA, "systemctl disable webstack-db mariadb && systemctl stop mariadb")
-    subprocess.run(["docker", "stop", "--time=5", REPLICA], check=True, capture_output=True)
+    docker("stop", "--time=5", REPLICA)
     on(
         PRIMARY,
         "systemctl stop mariadb; cp -a /var/lib/mysql /srv/disk && rm -r /var/lib/mysql && mkdir /var/lib/mysql"
@@ -421,7 +448,7 @@ def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down
     # A backup of such a server holds its data and nothing of what is kept beside it.
     assert int(back_up("--allow-primary", host=PRIMARY)["bytes"]) < 100_000_000
 
-    subprocess.run(["docker", "start", REPLICA], check=True, capture_output=True)
+    docker("start", REPLICA)
     on(REPLICA, "until systemctl is-system-running --wait 2>&1 | grep -qE 'running|degraded'; do sleep 0.2; done")
     on(REPLICA, "systemctl enable webstack-db mariadb && systemctl start webstack-db")
     done = play(
@@ -502,7 +529,7 @@ def test_a_site_of_one_host_is_backed_up_and_restored(tmp_path: pathlib.Path) ->
     alone = tmp_path / "inventory.yml"
     alone.write_text(yaml.safe_dump(site))
     on(REPLICA, "systemctl stop mariadb")
-    subprocess.run(["docker", "stop", "--time=5", REPLICA], check=True, capture_output=True)
+    docker("stop", "--time=5", REPLICA)
     done = play("backup_slave", inventory=alone)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_mysql_replication import DB1, DB2, client, converge, count_changed, said, sql, table, until
+from test_mysql_replication import DB1, DB2, assert_time_zones, client, sql, table, until
 
 __all__ = ["table"]
 
@@ -11,9 +11,7 @@ __all__ = ["table"]
 @pytest.mark.parametrize("host", [DB1, DB2])
 def test_time_zones_are_known_by_name(host: str) -> None:
     """With USE_TZ `__date` and `__month` convert in the database, and an unknown zone is NULL: no row, no error."""
-    asked = sql(host, "SELECT CONVERT_TZ('2026-07-01 22:30:00', 'UTC', 'Europe/Berlin')")
-    assert asked == [["2026-07-02 00:30:00"]]
-    assert int(sql(host, "SELECT COUNT(*) FROM mysql.time_zone_name")[0][0]) > 400
+    assert_time_zones(host)
 
 
 def test_a_query_by_date_finds_its_rows_as_the_application() -> None:
@@ -21,21 +19,6 @@ def test_a_query_by_date_finds_its_rows_as_the_application() -> None:
     assert client("INSERT INTO site.entry VALUES ('2026-07-01 22:30:00.123456')").returncode == 0
     found = client("SELECT COUNT(*) FROM site.entry WHERE DATE(CONVERT_TZ(at, 'UTC', 'Europe/Berlin')) = '2026-07-02'")
     assert found.stdout.strip() == "1", found.stderr
-
-
-def test_time_zones_are_loaded_without_a_transaction_and_only_when_they_differ() -> None:
-    positions = [sql(h, "SELECT @@gtid_binlog_state") for h in (DB1, DB2)]
-    # As after a restore of a copy that had none, and on a server with those of an older tzdata.
-    sql(DB1, "SET SESSION sql_log_bin = 0; TRUNCATE TABLE mysql.time_zone_name")
-    sql(DB2, "SET SESSION sql_log_bin = 0; ALTER TABLE mysql.time_zone_name COMMENT 'Time zones'")
-    result = converge()
-    assert result.returncode == 0, result.stdout
-    assert f"load the time zones on {DB1}" in said(result)
-    assert f"load the time zones on {DB2}" in said(result)
-    test_time_zones_are_known_by_name(DB1)
-    # Zones that are there are no reason to change anything.
-    assert count_changed(converge("-e", '{"mysql_replication_time_zones": ["Europe/Berlin", "UTC"]}')) == 0
-    assert [sql(h, "SELECT @@gtid_binlog_state") for h in (DB1, DB2)] == positions
 
 
 def test_schemas_take_every_character() -> None:

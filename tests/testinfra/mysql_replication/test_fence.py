@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from containers import docker
 from test_mysql_replication import (
     ADDRESS,
     CA,
@@ -16,17 +17,21 @@ from test_mysql_replication import (
     client,
     converge,
     count_changed,
-    docker,
+    has_address,
     is_pair,
+    notes,
     on,
     sql,
     status,
     swap,
     table,
     until,
+    write_note,
 )
 
 __all__ = ["table"]
+COLUMNS = "DEFINER, TIME_ZONE, SQL_MODE, INTERVAL_VALUE, INTERVAL_FIELD, EVENT_DEFINITION, ON_COMPLETION"
+EVENT = f"SELECT STATUS, {COLUMNS} FROM information_schema.EVENTS WHERE EVENT_NAME = 'clock'"
 OPERATOR = "/etc/mysql/mariadb.conf.d/zy-operator.cnf"
 ADMIN = {"user": "admin", "password": "administrator-of-the-lab"}
 
@@ -39,6 +44,12 @@ def runs(host: str) -> bool:
     before = ticks(host)
     time.sleep(1.2)
     return ticks(host) > before
+
+
+def follows(replica: str, primary: str) -> bool:
+    """The replica has the ticks of the primary and no others; the clock may go on between two questions."""
+    least = ticks(primary)
+    return least <= ticks(replica) <= ticks(primary)
 
 
 def scheduler(host: str) -> str:
@@ -69,9 +80,11 @@ def events(table: None) -> Iterator[None]:
         on(host, "rm", "-f", OPERATOR)
 
 
-def test_a_primary_that_returns_closed_writes_nothing_until_it_opens() -> None:
+@pytest.fixture(scope="module")
+def alone(events: None) -> list[list[str]]:
+    """Both hosts die and the primary's returns by itself, closed; its position then."""
     assert runs(DB1)
-    until(lambda: ticks(DB2) == ticks(DB1), 10)
+    until(lambda: follows(DB2, DB1), 10)
     docker("kill", DB1, DB2)
     docker("start", DB1)
     until(lambda: "does not answer" in on(DB1, "journalctl", "-b", "-u", "webstack-db", "--no-pager").stdout
@@ -79,14 +92,28 @@ def test_a_primary_that_returns_closed_writes_nothing_until_it_opens() -> None:
     assert (scheduler(DB1), status(DB1)["read_only"]) == ("OFF", True)
     position = sql(DB1, "SELECT @@gtid_binlog_pos")
     until(lambda: status(DB1)["fenced"], 5)
+    return position
+
+
+def test_a_primary_alone_waits_for_its_replica(alone: list[list[str]]) -> None:
+    time.sleep(2)
+    state = status(DB1)
+    assert (state["role"], state["read_only"], has_address(DB1)) == ("primary", True, False)
+    refused = on(DB1, "webstack-db", "promote", check=False)
+    assert refused.returncode == 1
+    assert DB2 in refused.stderr
+
+
+def test_a_primary_that_returns_closed_writes_nothing_until_it_opens(alone: list[list[str]]) -> None:
     # The account is bound by nothing but the fence.
     login = f"MYSQL_PWD={ADMIN['password']} mariadb --no-defaults --user=admin --host={ADDRESS[DB1]} --ssl-ca={CA}"
     refused = on(DB1, "sh", "-c", f"{login} -e \"INSERT INTO site.tick (host) VALUES ('admin')\"", check=False)
     assert "1792" in refused.stderr
     assert not runs(DB1)
-    assert sql(DB1, "SELECT @@gtid_binlog_pos") == position
+    assert sql(DB1, "SELECT @@gtid_binlog_pos") == alone
     docker("start", DB2)
-    until(lambda: is_pair(DB1, DB2))
+    seconds = until(lambda: is_pair(DB1, DB2))
+    print(f"both hosts killed: pair complete {seconds:.1f} s after the second start")
     until(lambda: scheduler(DB1) == "ON", 5)
     assert scheduler(DB2) == "OFF"
     assert runs(DB1)
@@ -121,21 +148,41 @@ def test_a_primary_that_is_closed_by_hand_stops_its_events_and_its_privileged_co
     until(lambda: is_pair(DB1, DB2), 10)
 
 
-def test_events_move_with_the_role() -> None:
-    columns = "DEFINER, TIME_ZONE, SQL_MODE, INTERVAL_VALUE, INTERVAL_FIELD, EVENT_DEFINITION, ON_COMPLETION"
-    asked = f"SELECT STATUS, {columns} FROM information_schema.EVENTS WHERE EVENT_NAME = 'clock'"
-    before = sql(DB1, asked)[0]
-    assert sql(DB2, asked)[0] == ["SLAVESIDE_DISABLED", *before[1:]]
+@pytest.fixture(scope="module")
+def swapped(events: None) -> list[str]:
+    """The roles change by hand, so that the second host is the primary; what the event said of itself before."""
+    before = sql(DB1, EVENT)[0]
+    assert sql(DB2, EVENT)[0] == ["SLAVESIDE_DISABLED", *before[1:]]
     swap(DB1, DB2)
+    return before
+
+
+def test_events_move_with_the_role(swapped: list[str]) -> None:
     until(lambda: scheduler(DB2) == "ON", 5)
     assert scheduler(DB1) == "OFF"
-    assert sql(DB2, asked)[0] == before
+    assert sql(DB2, EVENT)[0] == swapped
     assert runs(DB2)
-    until(lambda: ticks(DB1) == ticks(DB2), 5)
+    until(lambda: follows(DB1, DB2), 5)
     assert sql(DB1, "SELECT host FROM site.tick ORDER BY id DESC LIMIT 1") == [[DB2]]
+
+
+def test_a_run_keeps_the_roles_that_an_operator_swapped(swapped: list[str]) -> None:
+    result = converge()
+    assert result.returncode == 0, result.stdout
+    assert count_changed(result) == 0, result.stdout
+    assert is_pair(DB2, DB1)
+    write_note("after the swap")
+    until(lambda: "after the swap" in notes(DB1), 5)
+    docker("restart", DB2)  # the new primary keeps its role over a restart, the old one its own
+    until(lambda: is_pair(DB2, DB1))
+
+
+def test_events_move_back_with_the_role(swapped: list[str]) -> None:
     swap(DB2, DB1)
     until(lambda: scheduler(DB1) == "ON" and scheduler(DB2) == "OFF", 5)
     assert runs(DB1)
     until(lambda: is_pair(DB1, DB2), 10)
-    result = converge()
-    assert count_changed(result) == 0, result.stdout
+    # Nor has a run anything to set here.
+    for host in (DB1, DB2):
+        waiting = json.loads(on(host, "webstack-db", "status", "--json", "--detail").stdout)["pending"]
+        assert waiting == {"restart": [], "set": {}, "tls": False}
