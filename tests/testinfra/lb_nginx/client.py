@@ -1,7 +1,8 @@
-"""Runs on the client host, fed through stdin: sends raw requests and prints what came back, as JSON.
+"""Runs on the client host for as long as its stdin is open: sends raw requests and prints what came back, as JSON.
 
-Argument: {"requests": [{address, port, tls, sni, method, target, host, headers, body, repeat, version, ciphers,
-timeout}], "workers": 1}. Raw sockets, because a decent HTTP library refuses to send what has to be tested.
+A line of input is a job, done beside the others: {"number", "requests": [{address, port, tls, sni, method, target,
+host, headers, body, repeat, version, ciphers, timeout}], "workers"}. A line of output is {"number", "answers"}. Raw
+sockets, because a decent HTTP library refuses to send what has to be tested.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import socket
 import ssl
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -66,7 +68,15 @@ def send(spec: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
+def work(line: str) -> None:
+    job = json.loads(line)
+    with ThreadPoolExecutor(job["workers"]) as pool:
+        answers = list(pool.map(send, job["requests"]))
+    with lock:
+        print(json.dumps({"number": job["number"], "answers": answers}), flush=True)
+
+
 if __name__ == "__main__":
-    job = json.loads(sys.argv[1])
-    with ThreadPoolExecutor(job.get("workers", 1)) as pool:
-        print(json.dumps(list(pool.map(send, job["requests"]))))
+    lock = threading.Lock()
+    for job_line in sys.stdin:
+        threading.Thread(target=work, args=(job_line,)).start()

@@ -1,6 +1,7 @@
 """Runs on the client host, fed through stdin: visitors who read and write at a steady pace, each on a connection of
-their own. Argument: {"addresses": [...], "host", "seconds", "gets", "posts" (a second), "prefix" of the POSTs' ids,
-"timeout"}. Prints what failed and how long the answers took, as JSON.
+their own. Argument: {"addresses": [...], "host", "seconds", "gets", "posts" (a second), "prefix" of the requests' ids
+(those of GETs begin with it and `get-`), "timeout"}. Prints what failed, how late the requests were at most and how
+long the answers took, as JSON.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ job: dict[str, Any] = json.loads(sys.argv[1])
 tls = ssl._create_unverified_context()  # the lab's certificate is its own
 lock = threading.Lock()
 seen: dict[str, list[tuple[float, str]]] = {"GET": [], "POST": []}
+late = dict.fromkeys(seen, 0.0)
 
 
 class Visit(http.client.HTTPSConnection):
@@ -35,7 +37,7 @@ class Visit(http.client.HTTPSConnection):
 
 def visit(method: str, number: int) -> None:
     address = job["addresses"][number % len(job["addresses"])]
-    target = "/load" if method == "GET" else f"/load?id={job['prefix']}{number}"
+    target = f"/load?id={job['prefix']}{'get-' if method == 'GET' else ''}{number}"
     started, problem = time.monotonic(), ""
     try:
         connection = Visit(job["host"], address)
@@ -52,10 +54,14 @@ def visit(method: str, number: int) -> None:
 
 
 def pace(method: str, rate: float) -> None:
-    begin = time.monotonic()
+    begin = latest = time.monotonic()
     with ThreadPoolExecutor(64) as visitors:
         for number in range(int(job["seconds"] * rate)):
-            time.sleep(max(0.0, begin + number / rate - time.monotonic()))
+            # One that is late is made up for little by little: several at once would be another load.
+            due = max(begin + number / rate, latest + 0.8 / rate * (number > 0))
+            time.sleep(max(0.0, due - time.monotonic()))
+            latest = time.monotonic()
+            late[method] = max(late[method], latest - due)
             visitors.submit(visit, method, number)
 
 
@@ -71,6 +77,7 @@ for method, visits in seen.items():
         "requests": len(visits),
         "failed": sum(bool(problem) for _, problem in visits),
         "errors": sorted({problem for _, problem in visits if problem}),
+        "late_ms": round(1000 * late[method]),
         "p50_ms": round(1000 * times[len(times) // 2]),
         "p99_ms": round(1000 * times[int(len(times) * 0.99) - 1]),
         "max_ms": round(1000 * times[-1]),

@@ -5,11 +5,15 @@ Bars of the project: 60 reads and 25 writes a second. WEBSTACK_ROUNDS repeats ea
 
 from __future__ import annotations
 
+import bisect
 import json
+import math
 import os
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import pytest
 from balancer import HERE, NAME, SERVERS, Answer, asked, executed, facts, get, lb, on, program, send, until_asked
@@ -60,6 +64,89 @@ FAULTS = {
 }
 
 
+#: nginx notes milliseconds, of two clocks.
+ROUNDING = 0.002
+#: The scenario's lb_nginx_backend_fail_timeout_seconds, which nginx counts in whole seconds.
+LEFT_ALONE = 3 + 1
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A request as it was given to one server, by the balancer's clock.
+
+    A worker looks at its clock when it wakes, and may be held up before it does what it then notes: that happened
+    before it looked at its clock the next time.
+    """
+
+    request: str
+    server: str
+    answered: bool
+    began: float
+    began_at_most: float
+    ended: float
+    ended_at_most: float
+
+    def surely(self, moment: float) -> bool:
+        return self.began_at_most + ROUNDING < moment < self.ended - ROUNDING
+
+    def perhaps(self, begin: float, end: float) -> bool:
+        return self.began - ROUNDING <= end and begin <= self.ended_at_most + ROUNDING
+
+
+def attempts(prefix: str, requests: int) -> list[Attempt]:
+    """Return what the balancer gave to its servers, in order, once it has logged every request of a load."""
+    log = "/var/log/nginx/attempts.log"
+    count = f"$(grep -c '\"{prefix}' {log})"
+    wait = f"for _ in $(seq 25); do [ {count} -ge {requests} ] && break; sleep 0.2; done; grep '\"{prefix}' {log}"
+    entries = [json.loads(line) for line in on("nginx-lb1", wait).splitlines()]
+    assert len({entry["id"] for entry in entries}) == len(entries) == requests
+    looked: dict[str, set[float]] = {entry["worker"]: set() for entry in entries}
+    noted = []
+    for entry in entries:
+        ended = float(entry["ended"])
+        looked[entry["worker"]] |= {ended, ended - float(entry["seconds"])}
+        columns = (re.split(" ?[,:] ", entry[key]) for key in ("servers", "server_seconds", "statuses"))
+        # The last one ended with the request, each other one where the next began.
+        for server, seconds, status in reversed(list(zip(*columns, strict=True))):
+            began = ended - float(seconds)
+            looked[entry["worker"]].add(began)
+            noted.append((entry, server.removesuffix(":8000"), status == "200", began, ended))
+            ended = began
+    clocks = {worker: [*sorted(times), math.inf] for worker, times in looked.items()}
+
+    def at_most(worker: str, moment: float) -> float:
+        return clocks[worker][bisect.bisect_right(clocks[worker], moment + ROUNDING)]
+
+    found = [
+        Attempt(e["id"], server, answered, began, at_most(e["worker"], began), ended, at_most(e["worker"], ended))
+        for e, server, answered, began, ended in noted
+    ]
+    return sorted(found, key=lambda attempt: attempt.began)
+
+
+def further_losses(found: list[Attempt], victim: str) -> int:
+    """Count what was lost on a server that had a request already; it got it only when no other server had less to do.
+
+    However slow the machine is, a balancer that counts right gives a server that never answers its first request, and
+    another one only while each of the others has as many.
+    """
+    further = 0
+    for number, lost in enumerate(found):
+        if lost.server != victim or lost.answered:
+            continue
+        before = [attempt for attempt in found[:number] if attempt.server == victim]
+        # Who failed, as one does whose host was held up for a second, is left alone for a while.
+        failed = {a.server for a in found if not a.answered and a.perhaps(lost.began - LEFT_ALONE, lost.began_at_most)}
+        others = set(SERVERS.values()) - failed - {victim}
+        least = min(
+            (sum(a.server == other and a.perhaps(lost.began, lost.began_at_most) for a in found) for other in others),
+            default=len(found),
+        )
+        assert least >= sum(a.surely(lost.began) for a in before), (lost, least, before)
+        further += least >= 1 and any(a.perhaps(lost.began, lost.began_at_most) for a in before)
+    return further
+
+
 @pytest.mark.usefixtures("servers_return")
 @pytest.mark.parametrize("round_", range(ROUNDS))
 @pytest.mark.parametrize("fault", FAULTS)
@@ -72,10 +159,16 @@ def test_a_fault_costs_no_read_and_executes_no_write_twice(fault: str, round_: i
         took.append(until_asked(OTHERS))
 
     seen = under_load(8, prefix, act)
-    print(f"figure: {fault}: out after {took[0]:.1f} s")
+    found = attempts(prefix, seen["GET"]["requests"] + seen["POST"]["requests"])
+    further = further_losses(found, SERVERS["nginx-was1"])
+    late = max(row["late_ms"] for row in seen.values())
+    print(
+        f"figure: {fault}: out after {took[0]:.1f} s; {further} more lost while all were busy; {late} ms late at most"
+    )
     report(fault, seen)
     assert seen["GET"]["failed"] == 0, seen
-    assert seen["POST"]["failed"] <= 1, seen
+    # One at most where requests come evenly and are answered at once, which a busy machine prevents.
+    assert seen["POST"]["failed"] <= (1 if late <= 5 else 1 + further), seen
     done = executed(prefix)
     assert len(done) == len(set(done)), "a POST was executed twice"
 
