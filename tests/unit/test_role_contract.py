@@ -238,7 +238,7 @@ def test_programs_choose_their_umask_and_their_interpreter() -> None:
     writing = re.compile(r"write_text|\.mkdir\(|\.touch\(|open\(\"w|^\s*mkdir ", re.MULTILINE)
     # That one is started by systemd only.
     found = [name for name, text in texts.items() if writing.search(text) and not re.search(r"\bumask[ (]", text)]
-    assert found == ["webstack-nutcracker.py"]
+    assert found == ["webstack_nutcracker.py"]
 
 
 def test_playbooks_have_names_that_can_be_called() -> None:

@@ -1103,7 +1103,7 @@ def data_size(datadir: pathlib.Path) -> int:
     for folder, folders, names in os.walk(top):
         if folder == top:
             folders[:] = [n for n in folders if n not in data_swap.KEEP]
-            names = [n for n in names if not n.startswith(("binlog.", "relay.", "ibtmp"))]
+            names[:] = [n for n in names if not n.startswith(("binlog.", "relay.", "ibtmp"))]
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(folder, name)).st_blocks * 512
@@ -1163,7 +1163,7 @@ def receive_run(config: Config, source: str, move_aside: bool) -> None:
 
 
 def seed_folder(place: data_swap.Place) -> pathlib.Path:
-    return place.folder(".{}-seed")
+    return pathlib.Path(place.folder(".{}-seed"))
 
 
 def seed_from(config: Config, source: Node, move_aside: bool) -> dict[str, Any]:
