@@ -17,7 +17,7 @@ POINTS = 160
 
 def _single(value: float) -> float:
     """Round to a float of single precision."""
-    return struct.unpack("f", struct.pack("f", value))[0]
+    return float(struct.unpack("f", struct.pack("f", value))[0])
 
 
 def labels(count: int) -> int:

@@ -32,7 +32,7 @@ KETAMA = "ketama==0.1.1"
 
 
 def _program_of_the_role() -> Any:
-    path = ROOT / "roles/redis_cluster_client/files/webstack-nutcracker.py"
+    path = ROOT / "roles/redis_cluster_client/files/webstack_nutcracker.py"
     specification = importlib.util.spec_from_file_location("webstack_nutcracker", path)
     assert specification is not None and specification.loader is not None
     module = importlib.util.module_from_spec(specification)

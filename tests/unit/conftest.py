@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -38,9 +37,6 @@ from redis_servers import Shards, running_shards  # noqa: E402
 
 if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_path):
     _AnsibleCollectionFinder(paths=[str(COLLECTIONS)])._install()
-
-# On a host it lies beside the database's programs under this name.
-sys.modules["data_swap"] = importlib.import_module("ansible_collections.webstack.ha.plugins.module_utils._data_swap")
 
 # Django takes its settings once in a process, and every test module runs in this one.
 settings.configure(

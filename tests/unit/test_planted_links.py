@@ -7,47 +7,31 @@ which an account can do and a scenario cannot time.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import pathlib
 import pwd
-import re
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from importlib.machinery import SourceFileLoader
 from typing import Any
 
 import pytest
 from ansible_collections.webstack.ha.plugins.module_utils import _data_swap
+from host_programs import ROLES, load
 
-ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 STRANGER = 65534
 
 
-def load(path: str) -> Any:
-    name = "planted_" + re.sub(r"\W", "_", path)
-    loader = SourceFileLoader(name, str(ROLES / path))
-    spec = importlib.util.spec_from_loader(name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up.
-    sys.modules[name] = module
-    loader.exec_module(module)
-    return module
-
-
-release = load("was_django/files/webstack-release.py")
+release = load("was_django/files/webstack_release.py")
 balancer = load("lb_nginx/files/webstack_lb.py")
 backup = load("backup_slave/files/webstack_backup.py")
-database = load("mysql_replication/files/webstack-db")
-addresses = load("vip_failover/files/webstack-vip")
-shards = load("redis_shard/files/redis-shard.py")
+database = load("mysql_replication/files/webstack_db.py")
+addresses = load("vip_failover/files/webstack_vip.py")
+shards = load("redis_shard/files/redis_shard.py")
 
 
 @pytest.fixture

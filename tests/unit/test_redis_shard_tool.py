@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
-import sys
 from typing import Any
 
 import pytest
+from host_programs import load
 
-TOOL = pathlib.Path(__file__).resolve().parents[2] / "roles/redis_shard/files/redis-shard.py"
-SPEC = importlib.util.spec_from_file_location("redis_shard_tool", TOOL)
-assert SPEC is not None
-assert SPEC.loader is not None
-tool = importlib.util.module_from_spec(SPEC)
-sys.modules["redis_shard_tool"] = tool
-SPEC.loader.exec_module(tool)
+tool = load("redis_shard/files/redis_shard.py")
 
 ONE, TWO, THREE = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 STATIC = f"""port 26379

@@ -7,6 +7,7 @@ import ipaddress
 import pathlib
 import re
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -238,7 +239,18 @@ def test_programs_choose_their_umask_and_their_interpreter() -> None:
     writing = re.compile(r"write_text|\.mkdir\(|\.touch\(|open\(\"w|^\s*mkdir ", re.MULTILINE)
     # That one is started by systemd only.
     found = [name for name, text in texts.items() if writing.search(text) and not re.search(r"\bumask[ (]", text)]
-    assert found == ["webstack-nutcracker.py"]
+    assert found == ["webstack_nutcracker.py"]
+
+
+def test_programs_in_python_have_names_that_the_linters_read() -> None:
+    """Ruff goes by the suffix, and mypy takes only what can be imported."""
+    programs = [path for path in ROOT.glob("roles/*/files/*") if path.is_file() and path.suffix != ".py"]
+    assert [p.name for p in programs if re.match(rb"#!.*python", p.read_bytes())] == []
+    assert [p.name for p in ROOT.glob("roles/*/files/*.py") if not p.stem.isidentifier()] == []
+    # Without its folder in mypy_path a program there would be another module than the one that others import.
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    searched = settings["mypy_path"].split(":")
+    assert {str(p.parent.relative_to(ROOT)) for p in ROOT.glob("roles/*/files/*.py")} <= set(searched)
 
 
 def test_playbooks_have_names_that_can_be_called() -> None:

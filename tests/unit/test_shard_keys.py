@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import pathlib
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,16 +9,10 @@ from typing import Any
 
 import pytest
 import redis
-from ansible_collections.webstack.ha.plugins.module_utils import hash_ring
+from host_programs import load
 from redis_servers import RedisServer
 
-FILE = pathlib.Path(__file__).resolve().parents[2] / "roles/redis_shard/files/shard_keys.py"
-sys.modules.setdefault("hash_ring", hash_ring)
-SPEC = importlib.util.spec_from_file_location("shard_keys", FILE)
-assert SPEC is not None
-assert SPEC.loader is not None
-shard_keys = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(shard_keys)
+shard_keys = load("redis_shard/files/shard_keys.py")
 
 OLD, NEW = shard_keys.rings(
     [

@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import os
 import pathlib
-import sys
-from types import ModuleType
 from typing import Any
 
 import pytest
 from ansible_collections.webstack.ha.plugins.module_utils import _data_swap as data_swap
+from host_programs import load
 from hypothesis import given
 from hypothesis import strategies as st
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2] / "roles/backup_slave/files/webstack_backup.py"
-
-
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("webstack_backup", SOURCE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["webstack_backup"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-backup = load()
+backup = load("backup_slave/files/webstack_backup.py")
 
 
 # --- summary line -----------------------------------------------------------------------------------

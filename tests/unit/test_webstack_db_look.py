@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import os
 import pathlib
 import subprocess
-import sys
 import time
-from types import ModuleType
 from typing import Any
 
 import pytest
+from host_programs import load
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2] / "roles/mysql_replication/files/webstack-db"
-
-
-def load() -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("webstack_db_look", str(SOURCE))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module
-    loader.exec_module(module)
-    return module
-
-
-db = load()
+db = load("mysql_replication/files/webstack_db.py")
 
 
 # --- option files -----------------------------------------------------------------------------------

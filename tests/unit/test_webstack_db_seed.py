@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import os
 import pathlib
 import sys
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import pytest
 from ansible_collections.webstack.ha.plugins.module_utils import _data_swap
+from host_programs import load
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2] / "roles/mysql_replication/files/webstack-db"
-
-
-def load() -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("webstack_db_seed", str(SOURCE))
-    spec = importlib.util.spec_from_loader("webstack_db_seed", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["webstack_db_seed"] = module
-    loader.exec_module(module)
-    return module
-
-
-db = load()
+db = load("mysql_replication/files/webstack_db.py")
 
 
 class Host:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import pathlib
 import sys
@@ -19,19 +18,13 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
 from django.urls import path
 from django.utils.log import AdminEmailHandler, RequireDebugTrue
-
-FILE = pathlib.Path(__file__).parents[2] / "roles/was_django/files/webstack_django.py"
+from host_programs import load
 
 if not settings.configured:
     settings.configure(USE_TZ=True)
     django.setup()
 
-spec = importlib.util.spec_from_file_location("webstack_django", FILE)
-assert spec is not None
-assert spec.loader is not None
-webstack_django = importlib.util.module_from_spec(spec)
-sys.modules["webstack_django"] = webstack_django
-spec.loader.exec_module(webstack_django)
+webstack_django = load("was_django/files/webstack_django.py")
 
 GONE = OperationalError(2002, "Can't connect to server")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -11,14 +10,9 @@ import types
 from typing import Any
 
 import pytest
+from host_programs import load
 
-TOOL = pathlib.Path(__file__).resolve().parents[2] / "roles/lb_nginx/files/webstack_lb.py"
-SPEC = importlib.util.spec_from_file_location("webstack_lb", TOOL)
-assert SPEC is not None
-assert SPEC.loader is not None
-tool = importlib.util.module_from_spec(SPEC)
-sys.modules["webstack_lb"] = tool
-SPEC.loader.exec_module(tool)
+tool = load("lb_nginx/files/webstack_lb.py")
 
 GOOD = tool.Answer("up", "answers 200")
 BAD = tool.Answer("down", "refused")

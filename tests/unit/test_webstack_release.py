@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import pathlib
@@ -14,14 +13,9 @@ import time
 from typing import Any
 
 import pytest
+from host_programs import load
 
-FILE = pathlib.Path(__file__).parents[2] / "roles/was_django/files/webstack-release.py"
-
-spec = importlib.util.spec_from_file_location("webstack_release", FILE)
-assert spec is not None
-assert spec.loader is not None
-release = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(release)
+release = load("was_django/files/webstack_release.py")
 
 RUNNING = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
 
@@ -286,7 +280,7 @@ def test_a_step_of_a_build_has_surroundings_of_its_own() -> None:
         "https_proxy": "http://proxy.example:3128",
         "CFLAGS": "-O2",
     }
-    command = [sys.executable, "-I", str(FILE), "none", "run", "sh", "-c", "umask; env"]
+    command = [sys.executable, "-I", release.__file__, "none", "run", "sh", "-c", "umask; env"]
     done = subprocess.run(command, env=login, umask=0o077, capture_output=True, text=True, check=True)
     umask, *lines = done.stdout.splitlines()
     assert umask == "0022"
@@ -304,7 +298,7 @@ def test_a_step_of_a_build_has_surroundings_of_its_own() -> None:
 
 
 def test_a_step_of_a_build_keeps_its_exit_code_and_its_arguments() -> None:
-    command = [sys.executable, "-I", str(FILE), "none", "run", "sh", "-c", 'echo "$1"; exit 7', "sh", "--quiet"]
+    command = [sys.executable, "-I", release.__file__, "none", "run", "sh", "-c", 'echo "$1"; exit 7', "sh", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (7, "--quiet\n")
 

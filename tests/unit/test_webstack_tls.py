@@ -6,21 +6,17 @@ import datetime
 import json
 import pathlib
 import stat
-import sys
 from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from host_programs import load
 from hypothesis import given
 from hypothesis import strategies as st
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-# As on a balancer, where the judge lies in the program's own library.
-sys.path += [str(ROOT / "plugins/module_utils"), str(ROOT / "roles/lb_nginx/files")]
-
-import webstack_tls as tls  # noqa: E402
+tls = load("lb_nginx/files/webstack_tls.py")
 
 URL = "https://acme.example/dir"
 NAMES = ["www.example.com"]

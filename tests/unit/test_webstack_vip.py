@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import itertools
 import json
 import pathlib
-import sys
 import threading
 import time
-from types import ModuleType
 from typing import Any
 
 import pytest
+from host_programs import load
 
-SOURCE = pathlib.Path(__file__).resolve().parents[2] / "roles/vip_failover/files/webstack-vip"
-
-
-def load() -> ModuleType:
-    loader = importlib.machinery.SourceFileLoader("webstack_vip", str(SOURCE))
-    spec = importlib.util.spec_from_loader("webstack_vip", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["webstack_vip"] = module
-    loader.exec_module(module)
-    return module
-
-
-vip = load()
+vip = load("vip_failover/files/webstack_vip.py")
 MINE, THEIRS, ALIEN = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 ADDRESS = "192.0.2.100"
 
@@ -209,7 +193,7 @@ def test_a_port_that_is_used_again_is_not_taken_for_the_connection_that_ended(
     for name, seconds in limits.items():
         (tmp_path / f"nf_conntrack_tcp_timeout_{name}").write_text(f"{seconds}\n")
     assert vip.ended_seconds() == ended
-    rules = vip.forwarding_rules([ADDRESS], "eth0", THEIRS, "192.0.2.12", "", ended)
+    rules = vip.forwarding_rules([ADDRESS], "eth0", THEIRS, "192.0.2.12", "", ended=ended)
     assert ("ct state established ct expiration <= 120s goto only_back" in rules) == bool(ended)
 
 

@@ -98,7 +98,7 @@ class Bundle:
 
     def problem(self, names: Iterable[str] = (), chain_required: bool = True) -> str:
         key = _KEY.search(self.text)
-        return judge.problem(self.text, key[0] if key else "", names=names, chain_required=chain_required)
+        return str(judge.problem(self.text, key[0] if key else "", names=names, chain_required=chain_required))
 
 
 def authority_problem(bundle: Bundle | None, names: Sequence[str], url: str) -> str:
@@ -117,7 +117,7 @@ def is_better(candidate: Bundle, present: Bundle | None, names: Sequence[str], u
         return False
     if present is None or authority_problem(present, names, url):
         return True
-    return judge.valid_from(candidate.leaf) > judge.valid_from(present.leaf)
+    return bool(judge.valid_from(candidate.leaf) > judge.valid_from(present.leaf))
 
 
 @dataclass(frozen=True)

@@ -160,7 +160,7 @@ class Host:
 
 
 def living(sockets: str) -> int:
-    """Count sockets that `ss -o` lists, without those whose client is gone: it left one segment unanswered too often."""
+    """Count the sockets that `ss -o` lists, but not those of clients that left one segment unanswered too often."""
     count = 0
     for line in sockets.splitlines():
         repeats = re.search(r" timer:\(\w+,[^,]*,(\d+)\)", line)
@@ -240,7 +240,9 @@ def ended_seconds() -> int:
         return 0
 
 
-def forwarding_rules(addresses: Iterable[str], interface: str, mac: str, peer4: str, peer6: str, ended: int = 0) -> str:
+def forwarding_rules(
+    addresses: Iterable[str], interface: str, mac: str, peer4: str, peer6: str, *, ended: int = 0
+) -> str:
     """Return the nftables rules that send segments of connections unknown here to the peer that drains."""
     if not re.fullmatch(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", mac):
         raise VipError(f"{mac!r} is no MAC address")
@@ -289,7 +291,7 @@ NO_RULES = "".join(f"table {family} webstack_drain\ndelete table {family} websta
 
 
 class Forwarder:
-    """The forwarding for one peer that drains, or that owns an address, too; it goes when that peer is done, or silent."""
+    """Forwards to one peer that drains, or that owns an address too; ends when that peer is done, or silent."""
 
     #: Without them conntrack takes any segment for a connection, or a late one for a stranger.
     SETTINGS: ClassVar = {"nf_conntrack_tcp_loose": "0", "nf_conntrack_tcp_be_liberal": "1"}
@@ -314,7 +316,7 @@ class Forwarder:
                     request["mac"],
                     host.peers[peer] if ":" not in host.peers[peer] else "",
                     host.peers[peer] if ":" in host.peers[peer] else request.get("address6", ""),
-                    ended_seconds(),
+                    ended=ended_seconds(),
                 )
                 self.set_up(rules)
                 self.peer, self.addresses = peer, wanted
@@ -488,7 +490,7 @@ class Drain:
         return [f"{peer}: {reason}" for peer, reason in refused.items() if reason]
 
     def last(self, seconds: float, close_after: float, wanted: Callable[[], bool] = lambda: True) -> str:
-        """Keep it up while connections live and it is wanted, `seconds` at most; ask for their end after `close_after`."""
+        """Keep it up while connections live and it is wanted, at most `seconds`; end them after `close_after`."""
         started = time.monotonic()
         first = left = self.host.connections()
         closing = False

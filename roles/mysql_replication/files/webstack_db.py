@@ -821,7 +821,11 @@ def apply_settings(config: Config, seconds: float) -> None:
     if not changes["restart"]:
         record_start(config)
         return
-    started = json.loads(STARTED.read_text())
+    try:
+        started = json.loads(STARTED.read_text())
+    except (FileNotFoundError, ValueError):
+        # This start was not recorded, so nothing could be compared and nothing was set.
+        return
     wanted = wanted_options()
     for name in changes["set"]:
         if name in wanted:
@@ -910,10 +914,12 @@ def bootstrap(config: Config) -> None:
         seen = look(session)
         if seen["replica"] is not None:
             raise Trouble(f"this server replicates from {seen['replica']['source']}")
-        reason = why_not_open(config, seen, False)
+        # Asked of a server that was primary of a pair, this is no way around what 'promote' refuses.
+        paired = bool((marker() or {}).get("paired"))
+        reason = why_not_open(config, seen, paired)
         if reason:
             raise Trouble(reason)
-        open_for_writes(config, session, paired=False)
+        open_for_writes(config, session, paired)
 
 
 def promote(config: Config, force: bool, seconds: float) -> None:
@@ -954,11 +960,11 @@ def promote(config: Config, force: bool, seconds: float) -> None:
 
 def drain_relay_log(session: Session, seconds: float) -> None:
     """Apply everything that was received before the link is cut for good."""
-    session.run("STOP SLAVE IO_THREAD", seconds=30)
     link = session.rows("SHOW ALL SLAVES STATUS")[0]
-    received = link["Gtid_IO_Pos"]
     if link["Slave_SQL_Running"] != "Yes" and link["Last_SQL_Errno"] not in ("0", None):
         raise Trouble(f"received transactions cannot be applied: {link['Last_SQL_Error']}")
+    session.run("STOP SLAVE IO_THREAD", seconds=30)
+    received = session.rows("SHOW ALL SLAVES STATUS")[0]["Gtid_IO_Pos"]
     if not received:
         return
     session.run("START SLAVE SQL_THREAD")
@@ -1103,7 +1109,7 @@ def data_size(datadir: pathlib.Path) -> int:
     for folder, folders, names in os.walk(top):
         if folder == top:
             folders[:] = [n for n in folders if n not in data_swap.KEEP]
-            names = [n for n in names if not n.startswith(("binlog.", "relay.", "ibtmp"))]
+            names[:] = [n for n in names if not n.startswith(("binlog.", "relay.", "ibtmp"))]
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 total += os.lstat(os.path.join(folder, name)).st_blocks * 512
@@ -1163,7 +1169,7 @@ def receive_run(config: Config, source: str, move_aside: bool) -> None:
 
 
 def seed_folder(place: data_swap.Place) -> pathlib.Path:
-    return place.folder(".{}-seed")
+    return pathlib.Path(place.folder(".{}-seed"))
 
 
 def seed_from(config: Config, source: Node, move_aside: bool) -> dict[str, Any]:
