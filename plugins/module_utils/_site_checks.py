@@ -43,6 +43,13 @@ class Problem:
     host: str
     variable: str
     message: str
+    #: The whole sentence, for a role that says it; empty for the variable and the message.
+    text: str = field(default="", compare=False)
+
+    @property
+    def sentence(self) -> str:
+        """Return what is wrong without the host."""
+        return self.text or f"{self.variable}: {self.message}"
 
     def as_dict(self) -> dict[str, str]:
         """Return the fields as a mapping."""
@@ -287,6 +294,22 @@ def wrong_kind(value: Any, spec: Mapping[str, Any], secret: bool = False) -> str
         return _boolean_for_text(value, spec)
     hint = _QUOTE if wanted == "str" and isinstance(value, bool) else ""
     return f"must be {words}" + ("" if secret else f", not {shown(value)}") + hint
+
+
+def converted(value: Any, spec: Mapping[str, Any]) -> Any:
+    """Return a value that was found good as its specification calls it: an INI file and the command line give texts."""
+    kind = spec.get("type", "str")
+    if kind == "list" and isinstance(value, (list, tuple)):
+        inner = {key: spec[key] for key in ("options",) if key in spec}
+        return [converted(element, {"type": spec.get("elements", "raw"), **inner}) for element in value]
+    if kind == "dict" and isinstance(value, Mapping):
+        options = spec.get("options") or {}
+        return {key: converted(one, options[key]) if key in options else one for key, one in value.items()}
+    if value is None:
+        return None
+    if kind == "bool":
+        return boolean(value)
+    return {"int": int, "float": float, "str": str}.get(kind, lambda one: one)(value)
 
 
 def _comparable(value: Any, spec: Mapping[str, Any]) -> Any:

@@ -11,6 +11,18 @@ from ansible.template import Templar, trust_as_template
 ROLES = pathlib.Path(__file__).resolve().parents[2] / "roles"
 
 
+def problems(role: str, variables: dict[str, Any]) -> list[str]:
+    """Return what the first task of the role says of these inputs."""
+    from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import Host, Role
+
+    loader = DataLoader()
+    inputs = Role(role, str(ROLES / role), loader)
+    known: dict[str, Any] = {"groups": {}, "hostvars": {}, "inventory_dir": "/nowhere", "ansible_play_hosts": ["host1"]}
+    known |= {"inventory_hostname": "host1", "role_path": inputs.path}
+    host = Host("host1", known | inputs.defaults | inputs.vars | variables, loader)
+    return [problem.sentence for problem in host.inputs(inputs)[1]]
+
+
 def render(role: str, name: str, variables: dict[str, Any]) -> Any:
     """Return a variable of the role, or the text of a template of its, with these inputs."""
     loader = DataLoader()
