@@ -13,7 +13,12 @@ from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.template import Templar
 from ansible_collections.webstack.ha.plugins.module_utils import _site_checks
-from ansible_collections.webstack.ha.plugins.module_utils.rules import vip_failover, was_django
+from ansible_collections.webstack.ha.plugins.module_utils.rules import (
+    backup_slave,
+    shared_media,
+    vip_failover,
+    was_django,
+)
 from ansible_collections.webstack.ha.plugins.module_utils.rules.problem import Problem
 
 #: How Ansible says that a variable is absent.
@@ -27,6 +32,8 @@ Spec = Mapping[str, Any]
 
 #: Role -> its rules. The settings are complete and of the types of the role's specification.
 RULES: dict[str, Callable[[Mapping[str, Any]], list[Problem]]] = {
+    "backup_slave": backup_slave.problems,
+    "shared_media": shared_media.problems,
     "vip_failover": vip_failover.problems,
     "was_django": was_django.problems,
 }

@@ -279,6 +279,13 @@ WRONG_INPUTS: list[tuple[str, str, Any, str]] = [
     ),
     ("was", "was_django_keep_releases", 0, "was_django_keep_releases: must be 1 or more, not 0"),
     ("was", "was_django_secret_key", "short", "was_django_secret_key: must have at least 32 characters"),
+    (
+        "was",
+        "webstack_media_directory",
+        "/media",
+        "shared_media_directory: must be an absolute path below a top directory, without spaces and without a slash at "
+        "its end; it is /media",
+    ),
 ]
 
 

@@ -18,6 +18,8 @@ GOOD: dict[str, dict[str, Any]] = {
         "vip_failover_address": "192.0.2.11",
         "vip_failover_peers": PAIR,
     },
+    "backup_slave": {"backup_slave_password": "p" * 20, "backup_slave_nodes": []},
+    "shared_media": {"shared_media_peers": [{"name": "host1", "address": "192.0.2.21"}], "shared_media_device_ids": {}},
     "was_django": {
         "was_django_source": {"type": "directory", "path": "../shop"},
         "was_django_settings_module": "shop.settings",
@@ -75,6 +77,18 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("was_django", {"was_django_keep_releases": 0}, "was_django_keep_releases must be 1 or more, not 0"),
     ("was_django", {"was_django_threads": "0"}, "was_django_threads must be 1 or more, not 0"),
     ("was_django", {"was_django_port": 70000}, "was_django_port must be 1 to 65535, got 70000"),
+    ("shared_media", {"shared_media_directory": "/media"}, "shared_media_directory must be an absolute path below"),
+    ("shared_media", {"shared_media_node_name": "other"}, "shared_media_peers must list other"),
+    (
+        "shared_media",
+        {"shared_media_engine": "rsync"},
+        "shared_media_password is required by shared_media_engine rsync",
+    ),
+    ("shared_media", {"shared_media_rsync_interval_seconds": 0}, "must be 1 or more, not 0"),
+    ("backup_slave", {"backup_slave_environment": {"A": True}}, "backup_slave_environment.A is true"),
+    ("backup_slave", {"backup_slave_retention": {"daily": -1}}, "backup_slave_retention.daily is negative"),
+    ("backup_slave", {"backup_slave_parallel": 0}, "backup_slave_parallel must be 1 or more, not 0"),
+    ("backup_slave", {"backup_slave_password": ""}, "backup_slave_password: is empty"),
 ]
 
 
