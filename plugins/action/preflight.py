@@ -258,6 +258,8 @@ class Inventory:
         found.extend(_site_checks.check_addresses(self.site, self.groups, settings))
         found.extend(self._authority())
         found.extend(self._unknown())
+        between = list(self._between())
+        twice = {problem.variable for problem in between if problem.variable in self.site.unique}
         # What is one for the site is reported of its first host, and is wrong on all.
         of_all = {name for name, spec in self.site.options.items() if spec.get("scope") == "site"}
         # Lists of hosts and addresses are made of these two.
@@ -269,8 +271,13 @@ class Inventory:
             blamed = lists | {
                 problem.variable for problem in found if problem.host == name or problem.variable in of_all
             }
-            found.extend(problem for problem in self._inputs(host) if not host.derived(problem.variable, blamed))
-        found.extend(self._between())
+            found.extend(
+                problem
+                for problem in self._inputs(host)
+                # Two hosts with one value are named once, in the site's words.
+                if problem.variable not in twice and not host.derived(problem.variable, blamed)
+            )
+        found.extend(between)
         return _site_checks.only_first(found)
 
     def directories(self) -> tuple[dict[str, dict[str, _authority.Directory]], list[Problem]]:
@@ -314,9 +321,6 @@ class Inventory:
             values, problems = host.inputs(role)
             everything.update(values)
             yield from problems
-        for name, (lowest, highest) in self.site.ranges.items():
-            if name in everything:
-                yield from _site_checks.check_range(host.name, name, everything[name], lowest, highest)
         yield from _site_checks.check_required_if(host.name, self.site.required_if, everything, self.site.secrets)
         roles = {role.name for role in host.roles}
         for name, dialect in _settings.FREE_FORM.items():

@@ -30,14 +30,6 @@ def replication_plan(
         raise AnsibleFilterError(f"webstack.ha.replication_plan: {exc!r}") from exc
 
 
-def replication_problems(nodes: Sequence[Mapping[str, Any]], **settings: Any) -> list[str]:
-    """Return what is wrong with one host's settings."""
-    try:
-        return _replication.problems(nodes, **settings)
-    except (KeyError, ValueError, TypeError) as exc:
-        raise AnsibleFilterError(f"webstack.ha.replication_problems: {exc!r}") from exc
-
-
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"replication_plan": replication_plan, "replication_problems": replication_problems}
+        return {"replication_plan": replication_plan}

@@ -74,7 +74,6 @@ class Site:
     groups: Mapping[str, Group]
     unique: Mapping[str, str] = field(default_factory=dict)
     equal: Mapping[str, str] = field(default_factory=dict)
-    ranges: Mapping[str, Sequence[int]] = field(default_factory=dict)
     required_if: tuple[Mapping[str, Any], ...] = ()
     listening: tuple[Mapping[str, str], ...] = ()
     ignored_prefixes: tuple[str, ...] = ()
@@ -96,7 +95,6 @@ def parse_site(data: Mapping[str, Any]) -> Site:
         },
         unique=data.get("unique") or {},
         equal=data.get("equal") or {},
-        ranges=data.get("ranges") or {},
         required_if=tuple(data.get("required_if") or ()),
         listening=tuple(data.get("listening") or ()),
         ignored_prefixes=tuple(data.get("ignored_prefixes") or ()),
@@ -752,17 +750,6 @@ def check_ports(host: str, ports: Sequence[tuple[str, Any]]) -> list[Problem]:
         else:
             owners[port] = name
     return problems
-
-
-def check_range(host: str, name: str, value: Any, lowest: int, highest: int) -> list[Problem]:
-    """Check that a number lies in a range."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        return []
-    if lowest <= number <= highest:
-        return []
-    return [Problem(host, name, f"{number} is out of range: {lowest} to {highest}")]
 
 
 def check_required_if(

@@ -15,6 +15,7 @@ from ansible.template import Templar
 from ansible_collections.webstack.ha.plugins.module_utils import _site_checks
 from ansible_collections.webstack.ha.plugins.module_utils.rules import (
     backup_slave,
+    mysql_replication,
     shared_media,
     vip_failover,
     was_django,
@@ -33,6 +34,7 @@ Spec = Mapping[str, Any]
 #: Role -> its rules. The settings are complete and of the types of the role's specification.
 RULES: dict[str, Callable[[Mapping[str, Any]], list[Problem]]] = {
     "backup_slave": backup_slave.problems,
+    "mysql_replication": mysql_replication.problems,
     "shared_media": shared_media.problems,
     "vip_failover": vip_failover.problems,
     "was_django": was_django.problems,

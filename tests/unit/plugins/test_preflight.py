@@ -598,13 +598,6 @@ def test_an_input_that_another_one_makes_necessary() -> None:
         ]
 
 
-def test_ranges() -> None:
-    assert checks.check_range("lb1", "vip_failover_router_id", 255, 1, 255) == []
-    assert lines(checks.check_range("lb1", "vip_failover_router_id", 256, 1, 255)) == [
-        "lb1: vip_failover_router_id: 256 is out of range: 1 to 255"
-    ]
-
-
 # --- Report ----------------------------------------------------------------------------------------------
 
 

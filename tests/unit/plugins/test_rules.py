@@ -10,6 +10,10 @@ from ansible_collections.webstack.ha.plugins.module_utils.rules import vip_failo
 from ansible_collections.webstack.ha.plugins.module_utils.rules.problem import Problem, collect, said
 
 PAIR = [{"name": "lb1", "address": "192.0.2.11"}, {"name": "lb2", "address": "192.0.2.12"}]
+DATABASES = [
+    {"name": "db1", "address": "192.0.2.41", "port": 3306},
+    {"name": "db2", "address": "192.0.2.42", "port": 3306},
+]
 
 #: Role -> inputs with which it has nothing to refuse.
 GOOD: dict[str, dict[str, Any]] = {
@@ -20,6 +24,14 @@ GOOD: dict[str, dict[str, Any]] = {
     },
     "backup_slave": {"backup_slave_password": "p" * 20, "backup_slave_nodes": []},
     "shared_media": {"shared_media_peers": [{"name": "host1", "address": "192.0.2.21"}], "shared_media_device_ids": {}},
+    "mysql_replication": {
+        "mysql_replication_nodes": DATABASES,
+        "mysql_replication_node_name": "db1",
+        "mysql_replication_given_server_ids": [0, 0],
+        "mysql_replication_writer_address": "192.0.2.100/24",
+        "mysql_replication_password": "secret",
+        "mysql_replication_accounts": [],
+    },
     "was_django": {
         "was_django_source": {"type": "directory", "path": "../shop"},
         "was_django_settings_module": "shop.settings",
@@ -89,6 +101,69 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("backup_slave", {"backup_slave_retention": {"daily": -1}}, "backup_slave_retention.daily is negative"),
     ("backup_slave", {"backup_slave_parallel": 0}, "backup_slave_parallel must be 1 or more, not 0"),
     ("backup_slave", {"backup_slave_password": ""}, "backup_slave_password: is empty"),
+    ("mysql_replication", {"mysql_replication_server_id": 2}, "mysql_replication_server_id is 2 on db1 and on db2"),
+    (
+        "mysql_replication",
+        {"mysql_replication_server_id": 2**32},
+        "mysql_replication_server_id is 4294967296; 1 to 4294967295 are possible",
+    ),
+    ("mysql_replication", {"mysql_replication_server_id": 0}, "mysql_replication_server_id is 0"),
+    (
+        "mysql_replication",
+        {"mysql_replication_node_name": "db3", "mysql_replication_server_id": 3},
+        "mysql_replication_node_name is 'db3'",
+    ),
+    ("mysql_replication", {"mysql_replication_initial_primary": "db3"}, "mysql_replication_initial_primary is 'db3'"),
+    ("mysql_replication", {"mysql_replication_writer_address": "192.0.2.41/24"}, "is the address of a host"),
+    ("mysql_replication", {"mysql_replication_writer_address": "192.0.2.100"}, "without a prefix"),
+    ("mysql_replication", {"mysql_replication_writer_address": "2001:db8::1/64"}, "an IPv4 address/prefix is expected"),
+    (
+        "mysql_replication",
+        {"mysql_replication_password": "x" * 97},
+        "mysql_replication_password needs 1 to 96 printable characters",
+    ),
+    ("mysql_replication", {"mysql_replication_password": ""}, "mysql_replication_password: is empty"),
+    (
+        "mysql_replication",
+        {"mysql_replication_nodes": [*DATABASES, {**DATABASES[0], "name": "db3", "port": 1}]},
+        "has 3 hosts; one or two make a site",
+    ),
+    (
+        "mysql_replication",
+        {"mysql_replication_nodes": [DATABASES[0], {**DATABASES[0], "name": "db2"}]},
+        "gives one address twice",
+    ),
+    (
+        "mysql_replication",
+        {"mysql_replication_collation": "latin1_swedish_ci"},
+        "mysql_replication_collation is 'latin1_swedish_ci'",
+    ),
+    (
+        "mysql_replication",
+        {"mysql_replication_time_zones": ["Europe/Berlin", "../etc/passwd"]},
+        "mysql_replication_time_zones has '../etc/passwd'",
+    ),
+    (
+        "mysql_replication",
+        {"mysql_replication_settings": {"read_only": 0}},
+        "mysql_replication_settings.read_only: the server boots read-only",
+    ),
+    (
+        "mysql_replication",
+        {"mysql_replication_settings": {"skip-read-only": None}},
+        "mysql_replication_settings.skip-read-only",
+    ),
+    ("mysql_replication", {"mysql_replication_settings": {"server_id": 9}}, "mysql_replication_server_id is the input"),
+    (
+        "mysql_replication",
+        {"mysql_replication_settings": {"default-time-zone": "Europe/Berlin"}},
+        "mysql_replication_settings.default-time-zone",
+    ),
+    (
+        "mysql_replication",
+        {"mysql_replication_settings": {"init_connect": {"a": "b"}}},
+        "mysql_replication_settings.init_connect is a mapping",
+    ),
 ]
 
 
@@ -101,6 +176,37 @@ def test_good_inputs_pass(role: str) -> None:
 def test_a_bad_input_is_refused_by_name(role: str, change: dict[str, Any], words: str) -> None:
     (found,) = rendering.problems(role, GOOD[role] | change)
     assert words in found
+
+
+def test_an_account_that_no_fence_binds_is_refused() -> None:
+    def found(target: str, *grant: str) -> list[str]:
+        boss = {"name": "boss", "password": "x", "privileges": [{"target": target, "grant": list(grant)}]}
+        accounts = [boss, {"name": "none", "password": "x"}]
+        return rendering.problems(
+            "mysql_replication", GOOD["mysql_replication"] | {"mysql_replication_accounts": accounts}
+        )
+
+    for grant in ("ALL", "all privileges", "READ_ONLY ADMIN", "Read Only Admin"):
+        assert "boss gets" in found("*.*", "SELECT", grant)[0]
+    assert found("*.*", "PROCESS", "RELOAD") == found("site.*", "ALL") == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mysql_replication_writer_address": ""},
+        {"mysql_replication_server_id": 5, "mysql_replication_given_server_ids": [5, 0]},
+        {
+            "mysql_replication_settings": {
+                "default_time_zone": "+00:00",
+                "skip_name_resolve": 1,
+                "event_scheduler": True,
+            }
+        },
+    ],
+)
+def test_a_pair_may_have_settings_of_its_own(change: dict[str, Any]) -> None:
+    assert rendering.problems("mysql_replication", GOOD["mysql_replication"] | change) == []
 
 
 def test_an_engine_that_does_nothing_refuses_nothing() -> None:
