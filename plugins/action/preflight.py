@@ -326,8 +326,6 @@ class Inventory:
         for name, dialect in _settings.FREE_FORM.items():
             if isinstance(everything.get(name), Mapping) and not name.startswith(tuple(RULES)):
                 yield from _free_form(host.name, name, everything[name], dialect)
-        if "redis_shard" in roles:
-            yield from _shard_problems(host.name, everything)
         ports = _site_checks.listening_ports(self.site, host.name, roles, everything)
         yield from _site_checks.check_ports(host.name, ports)
 
@@ -371,16 +369,6 @@ def _sentinels(groups: Mapping[str, Sequence[str]], engine: str) -> tuple[set[st
     except ValueError as error:
         return set(), str(error)
     return {str(sentinel["name"]) for sentinel in chosen}, None
-
-
-def _shard_problems(host: str, values: Mapping[str, Any]) -> Iterable[Problem]:
-    """Check the lists of the cache's servers; what is no list of servers at all is reported already."""
-    names = ("shards", "sentinels", "node_name", "engine", "max_memory")
-    try:
-        found = _shard_layout.problems(*(values[f"redis_shard_{name}"] for name in names))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return
-    yield from (Problem(host, variable, reason) for variable, reason in found)
 
 
 def _free_form(host: str, name: str, value: Mapping[str, Any], dialect: str) -> Iterable[Problem]:

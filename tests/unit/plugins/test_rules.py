@@ -14,6 +14,9 @@ DATABASES = [
     {"name": "db1", "address": "192.0.2.41", "port": 3306},
     {"name": "db2", "address": "192.0.2.42", "port": 3306},
 ]
+CACHES = [{"name": f"redis{number}", "address": f"192.0.2.3{number}"} for number in (1, 2, 3)]
+SHARDS = [{"name": node["name"], "weight": 1, "nodes": [{**node, "port": 6379}]} for node in CACHES]
+SENTINELS = [{**node, "port": 26379} for node in CACHES]
 
 #: Role -> inputs with which it has nothing to refuse.
 GOOD: dict[str, dict[str, Any]] = {
@@ -31,6 +34,12 @@ GOOD: dict[str, dict[str, Any]] = {
         "mysql_replication_writer_address": "192.0.2.100/24",
         "mysql_replication_password": "secret",
         "mysql_replication_accounts": [],
+    },
+    "redis_shard": {
+        "redis_shard_shards": SHARDS,
+        "redis_shard_sentinels": SENTINELS,
+        "redis_shard_node_name": "redis1",
+        **{f"redis_shard_{word}password": f"{word:_>20}" for word in ("", "replication_", "sentinel_", "admin_")},
     },
     "was_django": {
         "was_django_source": {"type": "directory", "path": "../shop"},
@@ -164,6 +173,21 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         {"mysql_replication_settings": {"init_connect": {"a": "b"}}},
         "mysql_replication_settings.init_connect is a mapping",
     ),
+    ("redis_shard", {"redis_shard_settings": {"save": {"a": 1}}}, "redis_shard_settings.save is a mapping"),
+    ("redis_shard", {"redis_shard_settings": {"hz": None}}, "redis_shard_settings.hz has no value"),
+    ("redis_shard", {"redis_shard_node_name": "stranger"}, "stranger (redis_shard_node_name) is neither a node"),
+    ("redis_shard", {"redis_shard_sentinels": SENTINELS[:1]}, "redis_shard_sentinels: has 1: an odd number"),
+    ("redis_shard", {"redis_shard_password": "short"}, "redis_shard_password must have 16 characters"),
+    ("redis_shard", {"redis_shard_max_memory": "2 barrels"}, "redis_shard_max_memory: must be an amount of memory"),
+    (
+        "redis_shard",
+        {"redis_shard_replication_backlog": "0"},
+        "redis_shard_replication_backlog: must be an amount of memory",
+    ),
+    ("redis_shard", {"redis_shard_engine": "redis_cluster"}, "the engine redis_cluster has no Sentinel"),
+    ("redis_shard", {"redis_shard_failover_timeout_milliseconds": 0}, "must be 1 or more, not 0"),
+    ("redis_shard", {"redis_shard_sentinel_timing": {"ping": 0}}, "redis_shard_sentinel_timing.ping must be 1 or more"),
+    ("redis_shard", {"redis_shard_admin_password": ""}, "redis_shard_admin_password: is empty"),
 ]
 
 
@@ -176,6 +200,13 @@ def test_good_inputs_pass(role: str) -> None:
 def test_a_bad_input_is_refused_by_name(role: str, change: dict[str, Any], words: str) -> None:
     (found,) = rendering.problems(role, GOOD[role] | change)
     assert words in found
+
+
+def test_the_passwords_of_the_cache_are_apart() -> None:
+    change = {"redis_shard_admin_password": GOOD["redis_shard"]["redis_shard_sentinel_password"]}
+    found = rendering.problems("redis_shard", GOOD["redis_shard"] | change)
+    assert [text.split()[0] for text in found] == ["redis_shard_sentinel_password", "redis_shard_admin_password"]
+    assert all("differ from the other passwords of the cache" in text for text in found)
 
 
 def test_an_account_that_no_fence_binds_is_refused() -> None:
