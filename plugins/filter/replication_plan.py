@@ -1,7 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters replication_plan, what has to happen to the pair, and replication_problems, what is wrong with a host's
-settings."""
+"""Filter replication_plan: what has to happen to the pair."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from ansible_collections.webstack.ha.plugins.module_utils import _site_checks
 from ansible_collections.webstack.ha.plugins.module_utils.rules import (
     backup_slave,
     mysql_replication,
+    redis_cluster_client,
     redis_shard,
     shared_media,
     vip_failover,
@@ -36,6 +37,7 @@ Spec = Mapping[str, Any]
 RULES: dict[str, Callable[[Mapping[str, Any]], list[Problem]]] = {
     "backup_slave": backup_slave.problems,
     "mysql_replication": mysql_replication.problems,
+    "redis_cluster_client": redis_cluster_client.problems,
     "redis_shard": redis_shard.problems,
     "shared_media": shared_media.problems,
     "vip_failover": vip_failover.problems,

@@ -41,6 +41,11 @@ GOOD: dict[str, dict[str, Any]] = {
         "redis_shard_node_name": "redis1",
         **{f"redis_shard_{word}password": f"{word:_>20}" for word in ("", "replication_", "sentinel_", "admin_")},
     },
+    "redis_cluster_client": {
+        "redis_cluster_client_shards": SHARDS,
+        "redis_cluster_client_sentinels": SENTINELS,
+        "redis_cluster_client_password": "p" * 20,
+    },
     "was_django": {
         "was_django_source": {"type": "directory", "path": "../shop"},
         "was_django_settings_module": "shop.settings",
@@ -188,6 +193,39 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("redis_shard", {"redis_shard_failover_timeout_milliseconds": 0}, "must be 1 or more, not 0"),
     ("redis_shard", {"redis_shard_sentinel_timing": {"ping": 0}}, "redis_shard_sentinel_timing.ping must be 1 or more"),
     ("redis_shard", {"redis_shard_admin_password": ""}, "redis_shard_admin_password: is empty"),
+    ("redis_cluster_client", {"redis_cluster_client_shards": []}, "a ring needs at least one shard"),
+    ("redis_cluster_client", {"redis_cluster_client_shards": [SHARDS[0], SHARDS[0]]}, "'redis1' is named twice"),
+    (
+        "redis_cluster_client",
+        {"redis_cluster_client_shards": [{**SHARDS[0], "weight": 0}]},
+        "weight of shard 'redis1' must be",
+    ),
+    (
+        "redis_cluster_client",
+        {"redis_cluster_client_shards": [{**SHARDS[0], "nodes": []}]},
+        "shard 'redis1' has no node",
+    ),
+    (
+        "redis_cluster_client",
+        {"redis_cluster_client_shards": [{"name": "s1"}]},
+        "redis_cluster_client_shards: lacks nodes",
+    ),
+    (
+        "redis_cluster_client",
+        {"redis_cluster_client_points": 6},
+        "redis_cluster_client_points 6: points must be a positive multiple of 4",
+    ),
+    (
+        "redis_cluster_client",
+        {"redis_cluster_client_next_shards": [SHARDS[0], SHARDS[0]]},
+        "redis_cluster_client_next_shards: shard 'redis1' is named",
+    ),
+    ("redis_cluster_client", {"redis_cluster_client_password": ""}, "redis_cluster_client_password is empty"),
+    (
+        "redis_cluster_client",
+        {"redis_cluster_client_nutcracker_enabled": True},
+        "nutcracker_enabled is true, but nutcracker cannot speak TLS",
+    ),
 ]
 
 
