@@ -15,14 +15,12 @@ from ansible_collections.webstack.ha.plugins.module_utils import (
     _authority,
     _balancer_sites,
     _pki_store,
-    _settings,
     _shard_layout,
     _site_checks,
 )
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
 from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import (
     COLLECTION,
-    RULES,
     Role,
     SiteHost,
     raw,
@@ -321,11 +319,7 @@ class Inventory:
             values, problems = host.inputs(role)
             everything.update(values)
             yield from problems
-        yield from _site_checks.check_required_if(host.name, self.site.required_if, everything, self.site.secrets)
         roles = {role.name for role in host.roles}
-        for name, dialect in _settings.FREE_FORM.items():
-            if isinstance(everything.get(name), Mapping) and not name.startswith(tuple(RULES)):
-                yield from _free_form(host.name, name, everything[name], dialect)
         ports = _site_checks.listening_ports(self.site, host.name, roles, everything)
         yield from _site_checks.check_ports(host.name, ports)
 
@@ -369,10 +363,3 @@ def _sentinels(groups: Mapping[str, Sequence[str]], engine: str) -> tuple[set[st
     except ValueError as error:
         return set(), str(error)
     return {str(sentinel["name"]) for sentinel in chosen}, None
-
-
-def _free_form(host: str, name: str, value: Mapping[str, Any], dialect: str) -> Iterable[Problem]:
-    """Check the settings of an input that belongs to somebody else's configuration."""
-    found = [message.removeprefix(name) for message in _settings.problems(value, name, dialect)]
-    if found:
-        yield Problem(host, name, "; ".join(message.removeprefix(".") for message in found))

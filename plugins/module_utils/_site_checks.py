@@ -74,7 +74,6 @@ class Site:
     groups: Mapping[str, Group]
     unique: Mapping[str, str] = field(default_factory=dict)
     equal: Mapping[str, str] = field(default_factory=dict)
-    required_if: tuple[Mapping[str, Any], ...] = ()
     listening: tuple[Mapping[str, str], ...] = ()
     ignored_prefixes: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -95,7 +94,6 @@ def parse_site(data: Mapping[str, Any]) -> Site:
         },
         unique=data.get("unique") or {},
         equal=data.get("equal") or {},
-        required_if=tuple(data.get("required_if") or ()),
         listening=tuple(data.get("listening") or ()),
         ignored_prefixes=tuple(data.get("ignored_prefixes") or ()),
         secrets=tuple(data.get("secrets") or ()),
@@ -749,20 +747,6 @@ def check_ports(host: str, ports: Sequence[tuple[str, Any]]) -> list[Problem]:
             problems.append(Problem(host, name, f"port {port} is also used by {owners[port]} on this host"))
         else:
             owners[port] = name
-    return problems
-
-
-def check_required_if(
-    host: str, rules: Iterable[Mapping[str, Any]], values: Mapping[str, Any], secrets: Collection[str] = ()
-) -> list[Problem]:
-    """Check the inputs that another input makes necessary."""
-    problems = []
-    for rule in rules:
-        if values.get(rule["when"]) == rule["is"] and values.get(rule["variable"]) in (None, "", []):
-            problem = not_set(host, rule["variable"], secrets)
-            problems.append(
-                Problem(host, problem.variable, f"{problem.message} (needed by {rule['when']}: {rule['is']})")
-            )
     return problems
 
 

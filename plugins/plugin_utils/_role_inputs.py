@@ -15,6 +15,7 @@ from ansible.template import Templar
 from ansible_collections.webstack.ha.plugins.module_utils import _site_checks
 from ansible_collections.webstack.ha.plugins.module_utils.rules import (
     backup_slave,
+    lb_nginx,
     mysql_replication,
     redis_cluster_client,
     redis_shard,
@@ -33,15 +34,27 @@ COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__f
 
 Spec = Mapping[str, Any]
 
-#: Role -> its rules. The settings are complete and of the types of the role's specification.
-RULES: dict[str, Callable[[Mapping[str, Any]], list[Problem]]] = {
-    "backup_slave": backup_slave.problems,
-    "mysql_replication": mysql_replication.problems,
-    "redis_cluster_client": redis_cluster_client.problems,
-    "redis_shard": redis_shard.problems,
-    "shared_media": shared_media.problems,
-    "vip_failover": vip_failover.problems,
-    "was_django": was_django.problems,
+
+#: The text of a file on the controller, None where there is none.
+Read = Callable[[str], str | None]
+
+
+def _without_files(
+    rules: Callable[[Mapping[str, Any]], list[Problem]],
+) -> Callable[[Mapping[str, Any], Read], list[Problem]]:
+    return lambda settings, _read: rules(settings)
+
+
+#: Role -> its rules. The settings are of the types of the role's specification.
+RULES: dict[str, Callable[[Mapping[str, Any], Read], list[Problem]]] = {
+    "backup_slave": _without_files(backup_slave.problems),
+    "lb_nginx": lb_nginx.problems,
+    "mysql_replication": _without_files(mysql_replication.problems),
+    "redis_cluster_client": _without_files(redis_cluster_client.problems),
+    "redis_shard": _without_files(redis_shard.problems),
+    "shared_media": _without_files(shared_media.problems),
+    "vip_failover": _without_files(vip_failover.problems),
+    "was_django": _without_files(was_django.problems),
 }
 #: Role -> what hangs on the host itself, which the role has looked at.
 HOST_RULES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[Problem]]] = {
@@ -78,6 +91,7 @@ class Host:
         self.name = name
         self.variables = variables
         self._secrets = secrets
+        self._loader = loader
         self._templar = Templar(loader=loader, variables=variables)
         self._done: dict[str, Any] = {}
 
@@ -127,7 +141,7 @@ class Host:
             elif values.get(name) is not None:
                 typed[name] = _site_checks.converted(values[name], spec)
         texts: dict[str, list[Problem]] = {}
-        for found in RULES[role.name](typed) if role.name in RULES else []:
+        for found in RULES[role.name](typed, self._read):
             texts.setdefault(found.variable, []).append(found)
         for variable, several in texts.items():
             # Whoever reads a report of many hosts has the variable before the words.
@@ -144,6 +158,10 @@ class Host:
             for name, value in values.items()
             if value is not None
         }
+
+    def _read(self, path: str) -> str | None:
+        """Return the text of a file on the controller, decrypted where it is in a vault."""
+        return self._loader.get_text_file_contents(path) if os.path.isfile(path) else None
 
     def _input(self, name: str, spec: Spec, values: Mapping[str, Any]) -> _site_checks.Problem | None:
         """Check one input; what could not be templated is reported already."""

@@ -277,6 +277,18 @@ WRONG_INPUTS: list[tuple[str, str, Any, str]] = [
         "static",
         "was_django_static_url: must begin and end with / and have no blanks, got 'static'",
     ),
+    (
+        "lb",
+        "lb_nginx_probe_fall",
+        0,
+        "lb_nginx_probe_fall: lb_nginx_probe_fall and lb_nginx_probe_rise must be at least 1",
+    ),
+    (
+        "lb",
+        "lb_nginx_sites",
+        [{"name": "shop", "server_names": [f"{name}.example.com"]} for name in ("shop", "blog")],
+        "lb_nginx_sites: two sites have the name shop",
+    ),
     ("was", "was_django_keep_releases", 0, "was_django_keep_releases: must be 1 or more, not 0"),
     ("was", "was_django_secret_key", "short", "was_django_secret_key: must have at least 32 characters"),
     (

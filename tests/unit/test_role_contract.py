@@ -166,9 +166,6 @@ def test_secrets_are_known_inputs() -> None:
         assert [variable for variable in SITE.get(name) or {} if variable not in known] == []
     for entry in SITE["listening"]:
         assert entry.get("port", entry.get("nodes")) in options(entry["role"])
-    for rule in SITE["required_if"]:
-        assert rule["variable"] in known
-        assert rule["when"] in known
 
 
 # --- Documentation and tests -----------------------------------------------------------------------------

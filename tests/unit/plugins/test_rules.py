@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -17,6 +18,15 @@ DATABASES = [
 CACHES = [{"name": f"redis{number}", "address": f"192.0.2.3{number}"} for number in (1, 2, 3)]
 SHARDS = [{"name": node["name"], "weight": 1, "nodes": [{**node, "port": 6379}]} for node in CACHES]
 SENTINELS = [{**node, "port": 26379} for node in CACHES]
+APP = {"name": "app1", "address": "192.0.2.21", "port": 8000}
+SHOP = {"name": "shop", "server_names": ["shop.example.com"]}
+ACME = {
+    "lb_nginx_tls_mode": "acme",
+    "lb_nginx_acme_terms_accepted": True,
+    "lb_nginx_acme_mail": "hostmaster@example.com",
+    "lb_nginx_acme_address": "192.0.2.11",
+    "lb_nginx_acme_balancers": [{**PAIR[0], "port": 8447}],
+}
 
 #: Role -> inputs with which it has nothing to refuse.
 GOOD: dict[str, dict[str, Any]] = {
@@ -46,6 +56,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "redis_cluster_client_sentinels": SENTINELS,
         "redis_cluster_client_password": "p" * 20,
     },
+    "lb_nginx": {"lb_nginx_server_names": ["www.example.com"], "lb_nginx_backends": [APP]},
     "was_django": {
         "was_django_source": {"type": "directory", "path": "../shop"},
         "was_django_settings_module": "shop.settings",
@@ -226,6 +237,35 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         {"redis_cluster_client_nutcracker_enabled": True},
         "nutcracker_enabled is true, but nutcracker cannot speak TLS",
     ),
+    ("lb_nginx", {"lb_nginx_backends": []}, "lb_nginx_backends is empty"),
+    ("lb_nginx", {"lb_nginx_methods": []}, "lb_nginx_methods is empty"),
+    ("lb_nginx", {"lb_nginx_server_names": []}, "lb_nginx_server_names is empty"),
+    ("lb_nginx", {"lb_nginx_backends": [APP, APP]}, "lb_nginx_backends: two servers have the name app1"),
+    ("lb_nginx", {"lb_nginx_backends": [{**APP, "address": "app1"}]}, "the address of app1 is no IPv4 or IPv6 address"),
+    ("lb_nginx", {"lb_nginx_probe_fall": 0}, "lb_nginx_probe_fall and lb_nginx_probe_rise must be at least 1"),
+    ("lb_nginx", {"lb_nginx_cache_answer_size_max": "32 MB"}, "lb_nginx_cache_answer_size_max is no size in nginx"),
+    ("lb_nginx", {"lb_nginx_cache_key": "$request_uri"}, "lb_nginx_cache_key lacks $webstack_host"),
+    ("lb_nginx", {"lb_nginx_sites": [SHOP, SHOP]}, "lb_nginx_sites: two sites have the name shop"),
+    (
+        "lb_nginx",
+        {"lb_nginx_sites": [SHOP, {**SHOP, "name": "blog"}]},
+        "lb_nginx_sites[blog].server_names: shop.example.com belongs to shop",
+    ),
+    ("lb_nginx", {"lb_nginx_locations": [{"path": "ws"}]}, "lb_nginx_locations: 'ws' is no path"),
+    ("lb_nginx", {"lb_nginx_security_headers": {"X-A": True}}, "lb_nginx_security_headers.X-A is true"),
+    (
+        "lb_nginx",
+        {"lb_nginx_maintenance_page_file": "/nowhere"},
+        "lb_nginx_maintenance_page_file names no file on the controller",
+    ),
+    ("lb_nginx", {**ACME, "lb_nginx_acme_mail": ""}, "lb_nginx_acme_mail is empty"),
+    ("lb_nginx", {**ACME, "lb_nginx_acme_terms_accepted": "no"}, "lb_nginx_acme_terms_accepted must be true"),
+    ("lb_nginx", {**ACME, "lb_nginx_acme_address": "192.0.2.1"}, "lb_nginx_acme_balancers lacks lb_nginx_acme_address"),
+    (
+        "lb_nginx",
+        {**ACME, "lb_nginx_acme_ca_file": "/nowhere"},
+        "lb_nginx_acme_ca_file names no file on the controller",
+    ),
 ]
 
 
@@ -238,6 +278,22 @@ def test_good_inputs_pass(role: str) -> None:
 def test_a_bad_input_is_refused_by_name(role: str, change: dict[str, Any], words: str) -> None:
     (found,) = rendering.problems(role, GOOD[role] | change)
     assert words in found
+
+
+def test_files_of_certificates_are_read(tmp_path: pathlib.Path) -> None:
+    files = {f"lb_nginx_tls_{what}_file": str(tmp_path / what) for what in ("certificate", "key")}
+    settings = GOOD["lb_nginx"] | files | {"lb_nginx_tls_mode": "files"}
+    found = rendering.problems("lb_nginx", settings)
+    assert [text.partition(":")[0] for text in found] == [f"{name} names no file on the controller" for name in files]
+    for path in files.values():
+        pathlib.Path(path).write_text("rubbish")
+    (found_in_file,) = rendering.problems("lb_nginx", settings)
+    assert found_in_file == "lb_nginx_tls_certificate_file holds no PEM certificate"
+    # Sites that all have their own need none of the role's.
+    own = {key.removeprefix("lb_nginx_"): path for key, path in files.items()}
+    several = GOOD["lb_nginx"] | {"lb_nginx_tls_mode": "files", "lb_nginx_sites": [{**SHOP, **own}]}
+    (found_in_file,) = rendering.problems("lb_nginx", several)
+    assert found_in_file == "lb_nginx_sites[shop].tls_certificate_file holds no PEM certificate"
 
 
 def test_the_passwords_of_the_cache_are_apart() -> None:
