@@ -30,6 +30,9 @@ _UNDEFINED = re.compile(r"'(?P<name>[A-Za-z_][A-Za-z0-9_]*)' is undefined")
 #: A template that needs the host itself.
 _FACTS = re.compile(r"\bansible_(facts|local)\b")
 
+#: Types of which _site_checks.wrong_kind says all.
+_PLAIN = ("bool", "path", "raw", "str")
+
 COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 Spec = Mapping[str, Any]
@@ -240,7 +243,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _validate(name: str, spec: Spec, value: Any) -> list[str]:
-    """Return the messages of Ansible's own validation for one input."""
+    """Return the messages of Ansible's own validation for one input, where it can say more than its kind."""
+    if spec.get("type", "str") in _PLAIN and not spec.get("choices"):
+        return []
     try:
         validated = ArgumentSpecValidator({name: dict(spec)}).validate({name: value}, validate_role_argument_spec=True)
     except AnsibleError as error:

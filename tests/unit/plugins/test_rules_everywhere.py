@@ -25,6 +25,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 WORD = re.compile(r"\w+")
 #: What only a site can see: hosts and roles beside each other, and the authority on the controller.
 OF_THE_SITE = re.compile(r"differs from|is also used by|is no port: 1 to 65535|the balancers wait")
+#: Inputs that filters read of other hosts' variables.
+READ_ELSEWHERE = re.compile(
+    r"^webstack_|^redis_shard_(name|weight)$|^lb_nginx_(backend|locations|sites)|^mysql_replication_server_id$"
+)
 WRONG_TYPE: dict[str, Any] = {"list": "text", "dict": "text", "bool": "maybe", "int": "many", "float": "many"}
 EMPTY: dict[str, Any] = {"list": [], "dict": {}, "str": "", "path": ""}
 
@@ -117,7 +121,9 @@ class Site:
 
     @staticmethod
     def _keep(host: Host, before: Host, inputs: Mapping[str, Any]) -> None:
-        changed = set(inputs) | {"hostvars"}
+        changed = set(inputs)
+        if any(READ_ELSEWHERE.search(name) for name in inputs):
+            changed.add("hostvars")
         found = True
         while found:
             found = False
