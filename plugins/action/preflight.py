@@ -5,91 +5,26 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleUndefinedVariable
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import Templar, trust_as_template
 from ansible_collections.webstack.ha.plugins.module_utils import (
     _authority,
     _balancer_sites,
     _pki_store,
-    _settings,
     _shard_layout,
     _site_checks,
 )
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
-
-#: How Ansible says that a variable is absent.
-_UNDEFINED = re.compile(r"'(?P<name>[A-Za-z_][A-Za-z0-9_]*)' is undefined")
-#: A template that needs the host itself.
-_FACTS = re.compile(r"\bansible_(facts|local)\b")
-
-COLLECTION = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-
-Spec = Mapping[str, Any]
-
-
-class Role:
-    """What a role says about its inputs."""
-
-    def __init__(self, name: str, path: str, loader: Any) -> None:
-        self.name = name
-        self.path = path
-        self.defaults: dict[str, Any] = self._load(path, "defaults", "main", loader)
-        self.vars: dict[str, Any] = self._load(path, "vars", "main", loader)
-        entries: Mapping[str, Any] = self._load(path, "meta", "argument_specs", loader).get("argument_specs") or {}
-        self.options: Mapping[str, Spec] = (entries.get("main") or {}).get("options") or {}
-        self.known = {option for entry in entries.values() for option in entry.get("options") or {}}
-        self.known.update(self.defaults)
-
-    @staticmethod
-    def _load(path: str, directory: str, name: str, loader: Any) -> dict[str, Any]:
-        file = os.path.join(path, directory, f"{name}.yml")
-        if not os.path.isfile(file):
-            return {}
-        # Role files are ours, like the ones that Ansible itself loads: their expressions are evaluated.
-        return loader.load_from_file(file, trusted_as_template=True) or {}
-
-
-class Host:
-    """The variables of one host together with the defaults of its roles, templated one by one."""
-
-    def __init__(self, name: str, roles: Sequence[Role], hostvars: Any, loader: Any, extra: Mapping[str, Any]) -> None:
-        self.name = name
-        self.roles = roles
-        self.own = _raw(hostvars, name)
-        variables: dict[str, Any] = {}
-        for role in roles:
-            variables.update(role.defaults)
-        variables.update(self.own)
-        for role in roles:
-            variables.update(role.vars)
-        variables.update(extra)
-        self.variables = variables
-        self._templar = Templar(loader=loader, variables=variables)
-        self._done: dict[str, Any] = {}
-
-    def value(self, name: str) -> Any:
-        """Return the templated value of a variable. It must exist."""
-        if name not in self._done:
-            self._done[name] = self._templar.template(self.variables[name])
-        return self._done[name]
-
-    def derived(self, name: str, causes: set[str]) -> bool:
-        """Tell whether a value is a default that is made from one of these variables."""
-        if name in self.own or name not in self.variables:
-            return False
-        return not causes.isdisjoint(re.findall(r"\w+", str(self.variables[name])))
-
-
-def _raw(hostvars: Any, host: str) -> dict[str, Any]:
-    """Return a host's variables with their expressions still in them, so that each one can fail alone."""
-    get = getattr(hostvars, "raw_get", None)
-    return dict(get(host) if get else hostvars[host])
+from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import (
+    COLLECTION,
+    Role,
+    SiteHost,
+    raw,
+)
 
 
 class ActionModule(ActionBase):
@@ -143,7 +78,7 @@ class ActionModule(ActionBase):
     def _check_hosts(variables: Mapping[str, Any], answers: str) -> list[Problem]:
         problems: list[Problem] = []
         for host in variables["ansible_play_hosts_all"]:
-            answer = _raw(variables["hostvars"], host).get(answers)
+            answer = raw(variables["hostvars"], host).get(answers)
             if answer and answer.get("skipped"):
                 continue  # a host of the inventory, but of no group of ours
             problems.extend(_site_checks.check_host(host, answer))
@@ -164,9 +99,9 @@ class Authority:
         self._unasked: dict[str, str] = {}
         #: Host -> role -> directory, of those who need one. Without a role the whole site is meant.
         self._used = inventory.directories()[0] if inventory else {}
-        here = {host: _raw(self._hostvars, host).get(answers) for host in task_vars["ansible_play_hosts_all"]}
+        here = {host: raw(self._hostvars, host).get(answers) for host in task_vars["ansible_play_hosts_all"]}
         # The hosts that this play leaves out were asked in a loop, if at all; the later answer counts.
-        loops = [_raw(self._hostvars, host).get(f"{answers}_elsewhere") or {} for host in here]
+        loops = [raw(self._hostvars, host).get(f"{answers}_elsewhere") or {} for host in here]
         answered = [one for loop in loops for one in loop.get("results") or () if not one.get("skipped")]
         elsewhere = {one["__webstack_host"]: one for one in answered}
         for host, answer in {**here, **elsewhere}.items():
@@ -221,7 +156,7 @@ class Authority:
             if error:
                 problems.append(Problem(host, _authority.variable(role), error))
             else:
-                is_default = _authority.variable(role) not in _raw(self._hostvars, host)
+                is_default = _authority.variable(role) not in raw(self._hostvars, host)
                 roles[role] = _authority.Directory(_pki_store.absolute(roles[role].path), is_default)
         return problems or _authority.check_directories(self._used)
 
@@ -237,12 +172,12 @@ class Authority:
         return None if _pki_store.directory_error(found) else _pki_store.absolute(found)
 
     def _value(self, host: str, name: str) -> Any:
-        raw = _raw(self._hostvars, host)
-        return self._template(host, raw[name]) if name in raw else None
+        own = raw(self._hostvars, host)
+        return self._template(host, own[name]) if name in own else None
 
     def _template(self, host: str, expression: Any) -> Any:
         try:
-            return Templar(loader=self._loader, variables=_raw(self._hostvars, host)).template(expression)
+            return Templar(loader=self._loader, variables=raw(self._hostvars, host)).template(expression)
         except AnsibleError:
             return None  # refused elsewhere, by name
 
@@ -273,7 +208,7 @@ class Inventory:
         # The roles' own plays have fewer hosts, but some value lets their expressions be checked.
         for name in ("ansible_play_hosts", "ansible_play_hosts_all", "ansible_play_batch"):
             self._extra[name] = self.checked
-        self._hosts: dict[str, Host] = {}
+        self._hosts: dict[str, SiteHost] = {}
         self._sentinels, self._no_sentinels = _sentinels(self.groups, self._engine())
 
     def _engine(self) -> str:
@@ -284,7 +219,7 @@ class Inventory:
                 return str(engine)
         return _shard_layout.RING
 
-    def host(self, name: str) -> Host:
+    def host(self, name: str) -> SiteHost:
         """Return a host with the defaults of the roles of its groups."""
         if name not in self._hosts:
             names = dict.fromkeys(
@@ -294,7 +229,9 @@ class Inventory:
                 for role in shape.roles
             )
             roles = [self.roles[role] for role in names if role in self.roles]
-            self._hosts[name] = Host(name, roles, self._hostvars, self._loader, self._extra)
+            self._hosts[name] = SiteHost(
+                name, roles, self._hostvars, self._loader, extra=self._extra, secrets=self.site.secrets
+            )
         return self._hosts[name]
 
     def problems(self) -> list[Problem]:
@@ -304,7 +241,7 @@ class Inventory:
         settings: dict[str, dict[str, Any]] = {}
         failed: set[tuple[str, str]] = set()
         for name in members:
-            settings[name], errors = self._template(self.host(name), self.site.options)
+            settings[name], errors = self.host(name).template(self.site.options)
             failed.update(
                 (name, option)
                 for option in self.site.options
@@ -319,11 +256,26 @@ class Inventory:
         found.extend(_site_checks.check_addresses(self.site, self.groups, settings))
         found.extend(self._authority())
         found.extend(self._unknown())
+        between = list(self._between())
+        twice = {problem.variable for problem in between if problem.variable in self.site.unique}
+        # What is one for the site is reported of its first host, and is wrong on all.
+        of_all = {name for name, spec in self.site.options.items() if spec.get("scope") == "site"}
+        # Lists of hosts and addresses are made of these two.
+        lists = {"groups"} if any(problem.variable.startswith("group ") for problem in found) else set()
+        if any(problem.variable == "webstack_address" for problem in found):
+            lists.add("hostvars")
         for name in self.checked:
             host = self.host(name)
-            blamed = {problem.variable for problem in found if problem.host == name}
-            found.extend(problem for problem in self._inputs(host) if not host.derived(problem.variable, blamed))
-        found.extend(self._between())
+            blamed = lists | {
+                problem.variable for problem in found if problem.host == name or problem.variable in of_all
+            }
+            found.extend(
+                problem
+                for problem in self._inputs(host)
+                # Two hosts with one value are named once, in the site's words.
+                if problem.variable not in twice and not host.derived(problem.variable, blamed)
+            )
+        found.extend(between)
         return _site_checks.only_first(found)
 
     def directories(self) -> tuple[dict[str, dict[str, _authority.Directory]], list[Problem]]:
@@ -334,7 +286,7 @@ class Inventory:
             host = self.host(name)
             for role in (role.name for role in host.roles if role.name in _authority.FILES):
                 variable = _authority.variable(role)
-                values, _errors = self._template(host, [variable, *_authority.NEEDS[role]])
+                values, _errors = host.template([variable, *_authority.NEEDS[role]])
                 if variable not in values or not _authority.needed(role, values):
                     continue
                 is_default = variable not in host.own
@@ -359,79 +311,17 @@ class Inventory:
         for variable, guess in self.names.suspicious(sorted(unusual)):
             self.warnings.append(f"The variable {variable} is not one of this collection; was {guess} meant?")
 
-    def _template(self, host: Host, names: Iterable[str]) -> tuple[dict[str, Any], list[Problem]]:
-        """Return the values of those variables that are set, and the problems of those that fail."""
-        values: dict[str, Any] = {}
-        missing: dict[str, list[str]] = {}
-        broken: dict[str, list[str]] = {}
-        for name in names:
-            if name not in host.variables:
-                continue
-            try:
-                values[name] = host.value(name)
-            except AnsibleUndefinedVariable as error:
-                root = _undefined(error)
-                if _FACTS.search(str(error.obj or "")):
-                    continue  # made from facts, which no host has been asked for yet
-                if root is None:
-                    broken.setdefault(_reason(error), []).append(name)
-                else:
-                    missing.setdefault(root, []).append(name)
-            except Exception as error:  # whatever an expression raises is a refused input
-                broken.setdefault(_reason(error), []).append(name)
-        problems = [
-            _site_checks.not_set(host.name, root, self.site.secrets, needed_by) for root, needed_by in missing.items()
-        ]
-        problems.extend(_site_checks.unworkable(host.name, reason, failed) for reason, failed in broken.items())
-        return values, problems
-
-    def _inputs(self, host: Host) -> Iterable[Problem]:
-        """Check a host's inputs against the specifications of its roles."""
+    def _inputs(self, host: SiteHost) -> Iterable[Problem]:
+        """Check a host's inputs: those of each role by themselves, then those of all together."""
         everything: dict[str, Any] = {}
         for role in host.roles:
             host.variables["role_path"] = role.path
-            values, problems = self._template(host, role.options)
+            values, problems = host.inputs(role)
             everything.update(values)
             yield from problems
-            for name, spec in role.options.items():
-                yield from self._input(host, name, spec, values)
-        for name, (lowest, highest) in self.site.ranges.items():
-            if name in everything:
-                yield from _site_checks.check_range(host.name, name, everything[name], lowest, highest)
-        yield from _site_checks.check_required_if(host.name, self.site.required_if, everything, self.site.secrets)
-        for name, dialect in _settings.FREE_FORM.items():
-            if isinstance(everything.get(name), Mapping):
-                yield from _free_form(host.name, name, everything[name], dialect)
         roles = {role.name for role in host.roles}
-        if "redis_shard" in roles:
-            yield from _shard_problems(host.name, everything)
         ports = _site_checks.listening_ports(self.site, host.name, roles, everything)
         yield from _site_checks.check_ports(host.name, ports)
-
-    def _input(self, host: Host, name: str, spec: Spec, values: Mapping[str, Any]) -> Iterable[Problem]:
-        """Check one input; what could not be templated is reported already."""
-        value = values.get(name)
-        if value is None:
-            if spec.get("required") and (name not in host.variables or name in values):
-                yield _site_checks.not_set(host.name, name, self.site.secrets)
-            return
-        if value == "" and spec.get("required"):
-            yield Problem(host.name, name, "is empty")
-            return
-        secret = _site_checks.is_secret(name, spec)
-        kind = _site_checks.wrong_kind(value, spec, secret)
-        if kind:
-            yield Problem(host.name, name, kind)
-            return
-        if name.endswith("_directory") and str(spec.get("default")).startswith("/"):
-            wrong = _site_checks.directory_error(value)
-            if wrong:
-                yield Problem(host.name, name, wrong)
-                return
-        messages = _validate(name, spec, value)
-        if messages:
-            words = [_site_checks.plain_words(message, name, spec, secret) for message in messages]
-            yield Problem(host.name, name, "; ".join(dict.fromkeys(words)))
 
     def _between(self) -> Iterable[Problem]:
         """Compare role inputs of the hosts of a group, also of those that --limit leaves out."""
@@ -441,7 +331,7 @@ class Inventory:
         ]
         for name, group, check in compared:
             hosts = list(self.groups.get(group, ()))
-            values = {host: self._template(self.host(host), [name])[0] for host in hosts}
+            values = {host: self.host(host).template([name])[0] for host in hosts}
             yield from check(name, hosts, values)
         yield from self._waits()
 
@@ -449,11 +339,11 @@ class Inventory:
         """Compare how long an application may take with how long the balancers wait; what is no number is reported."""
         names = ("backend_read_timeout_seconds", "locations", "sites", "backends")
         balancers = {
-            name: self._template(self.host(name), [f"lb_nginx_{word}" for word in names])[0]
+            name: self.host(name).template([f"lb_nginx_{word}" for word in names])[0]
             for name in self.groups.get("lb", ())
         }
         for name in self.groups.get("was", ()):
-            own = self._template(self.host(name), ["was_django_request_timeout_seconds", "was_django_port"])[0]
+            own = self.host(name).template(["was_django_request_timeout_seconds", "was_django_port"])[0]
             try:
                 waits = {
                     balancer: _balancer_sites.longest_wait(values, own["was_django_port"])
@@ -473,47 +363,3 @@ def _sentinels(groups: Mapping[str, Sequence[str]], engine: str) -> tuple[set[st
     except ValueError as error:
         return set(), str(error)
     return {str(sentinel["name"]) for sentinel in chosen}, None
-
-
-def _shard_problems(host: str, values: Mapping[str, Any]) -> Iterable[Problem]:
-    """Check the lists of the cache's servers; what is no list of servers at all is reported already."""
-    names = ("shards", "sentinels", "node_name", "engine", "max_memory")
-    try:
-        found = _shard_layout.problems(*(values[f"redis_shard_{name}"] for name in names))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return
-    yield from (Problem(host, variable, reason) for variable, reason in found)
-
-
-def _free_form(host: str, name: str, value: Mapping[str, Any], dialect: str) -> Iterable[Problem]:
-    """Check the settings of an input that belongs to somebody else's configuration."""
-    found = [message.removeprefix(name) for message in _settings.problems(value, name, dialect)]
-    if found:
-        yield Problem(host, name, "; ".join(message.removeprefix(".") for message in found))
-
-
-def _undefined(error: BaseException) -> str | None:
-    """Return the name of the variable that is absent, when that is what happened."""
-    match = None
-    cause: BaseException | None = error
-    while cause is not None:
-        match = _UNDEFINED.search(str(cause)) or match
-        cause = cause.__cause__
-    return match["name"] if match else None
-
-
-def _reason(error: BaseException) -> str:
-    """Return the innermost message of a failed expression: it names the cause, the outer ones only the way."""
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    return getattr(cause, "message", None) or str(cause) or type(cause).__name__
-
-
-def _validate(name: str, spec: Spec, value: Any) -> list[str]:
-    """Return the messages of Ansible's own validation for one input."""
-    try:
-        validated = ArgumentSpecValidator({name: dict(spec)}).validate({name: value}, validate_role_argument_spec=True)
-    except AnsibleError as error:
-        return [str(error)]
-    return list(validated.error_messages)

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, webstack.ha maintainers
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters of the role lb_nginx: its sites, what is wrong with them, and their files."""
+"""Filters of the role lb_nginx: its sites and their files."""
 
 from __future__ import annotations
 
@@ -9,22 +9,6 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 from ansible_collections.webstack.ha.plugins.module_utils import _balancer_sites
-
-
-def balancer_problems(
-    sites: Sequence[Mapping[str, Any]],
-    several: bool = True,
-    existing: Sequence[str] = (),
-    certificates: Sequence[str] | None = None,
-    keys: Sequence[str] = (),
-) -> list[str]:
-    pairs = None
-    if certificates is not None:
-        # Where a file is missing there is nothing to compare, and the missing file is what is said.
-        empty = ("", "")
-        read = [*zip(certificates, keys, strict=True)] or [empty] * len(sites)
-        pairs = dict(zip((site["name"] for site in sites), read, strict=True))
-    return _balancer_sites.problems(sites, several, existing, pairs)
 
 
 def longer_than(size: Any) -> str:
@@ -55,7 +39,6 @@ class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
         return {
             "balancer_sites": _balancer_sites.sites,
-            "balancer_problems": balancer_problems,
             "named_files": _balancer_sites.named_files,
             "nginx_text": _balancer_sites.nginx_text,
             "longer_than": longer_than,

@@ -1,7 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters replication_plan, what has to happen to the pair, and replication_problems, what is wrong with a host's
-settings."""
+"""Filter replication_plan: what has to happen to the pair."""
 
 from __future__ import annotations
 
@@ -30,14 +29,6 @@ def replication_plan(
         raise AnsibleFilterError(f"webstack.ha.replication_plan: {exc!r}") from exc
 
 
-def replication_problems(nodes: Sequence[Mapping[str, Any]], **settings: Any) -> list[str]:
-    """Return what is wrong with one host's settings."""
-    try:
-        return _replication.problems(nodes, **settings)
-    except (KeyError, ValueError, TypeError) as exc:
-        raise AnsibleFilterError(f"webstack.ha.replication_problems: {exc!r}") from exc
-
-
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"replication_plan": replication_plan, "replication_problems": replication_problems}
+        return {"replication_plan": replication_plan}

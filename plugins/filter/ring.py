@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.webstack.ha.plugins.module_utils import _nutcracker, _ring_report, hash_ring
+from ansible_collections.webstack.ha.plugins.module_utils import _ring_report, hash_ring
 
 
 # A template that locates keys one by one builds its ring once. The cache must tell a weight of 1 from True and 1.0,
@@ -111,21 +111,6 @@ def ring_table(old: Any, new: Any = None, figures: Any = None, points: int | Non
     return _ring_report.table(_report_of(old, new, figures, points))
 
 
-def ring_problems(shards: Any, points: int | None = None) -> list[str]:
-    try:
-        _ring_of(shards, points)
-    except (TypeError, ValueError) as exc:
-        return [str(exc)]
-    if isinstance(shards, Mapping):
-        return []
-    return [f"shard {shard['name']!r} has no node" for shard in shards if not shard.get("nodes")]
-
-
-def nutcracker_problems(shards: Any, points: int | None = None, engine: str = "ring", tls: bool = False) -> list[str]:
-    built = _ring_of(shards, points)
-    return _nutcracker.problems(built.weights, built.points, engine, tls)
-
-
 def _translated(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -141,11 +126,9 @@ class FilterModule:
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         functions = (
-            nutcracker_problems,
             ring,
             ring_locate,
             ring_moved,
-            ring_problems,
             ring_report,
             ring_shares,
             ring_table,

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters setting_lines, settings as their reader writes them, and setting_problems, what cannot be written."""
+"""Filter setting_lines: settings as their reader writes them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,6 @@ def setting_lines(settings: Mapping[str, Any], dialect: str) -> list[str]:
         raise AnsibleFilterError(f"webstack.ha.setting_lines: {exc}") from exc
 
 
-def setting_problems(settings: Mapping[str, Any], variable: str) -> list[str]:
-    """Return what is wrong with one of the roles' free-form inputs."""
-    try:
-        return _settings.problems(settings, variable, _settings.FREE_FORM[variable])
-    except (AttributeError, KeyError) as exc:
-        raise AnsibleFilterError(f"webstack.ha.setting_problems: {exc!r}") from exc
-
-
 class FilterModule:
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"setting_lines": setting_lines, "setting_problems": setting_problems}
+        return {"setting_lines": setting_lines}

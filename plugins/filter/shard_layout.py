@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters of the cache's servers: hosts to shards, what is wrong with a literal list, amounts of memory."""
+"""Filters of the cache's servers: hosts to shards, amounts of memory."""
 
 from __future__ import annotations
 
@@ -23,21 +23,6 @@ def shard_layout(
         raise AnsibleFilterError(f"webstack.ha.shard_layout: {exc}") from exc
 
 
-def shard_layout_problems(
-    shards: Sequence[Mapping[str, Any]],
-    sentinels: Sequence[Mapping[str, Any]],
-    host: str,
-    engine: str = "ring",
-    max_memory: Any = None,
-) -> list[str]:
-    """Return what is wrong with these lists."""
-    try:
-        found = _shard_layout.problems(shards, sentinels, host, engine, max_memory)
-    except (KeyError, TypeError, ValueError) as exc:
-        raise AnsibleFilterError(f"webstack.ha.shard_layout_problems: {exc!r}") from exc
-    return [f"{variable}: {reason}" for variable, reason in found]
-
-
 def redis_bytes(text: Any) -> int:
     """Return an amount of memory as a number."""
     try:
@@ -54,5 +39,4 @@ class FilterModule:
         return {
             "redis_bytes": redis_bytes,
             "shard_layout": shard_layout,
-            "shard_layout_problems": shard_layout_problems,
         }

@@ -15,6 +15,19 @@ _URL = re.compile(r"https://[A-Za-z0-9.:\[\]-]+(/[A-Za-z0-9._~/-]*)?")
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 
 
+#: The inputs that are looked at, without their common prefix.
+INPUTS = (
+    "tls_alarm_days",
+    "acme_terms_accepted",
+    "acme_mail",
+    "acme_url",
+    "acme_renew_days",
+    "acme_takeover_days",
+    "acme_address",
+    "acme_balancers",
+)
+
+
 def problems(settings: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
     """Yield sentences that begin with the variable at fault. settings: the inputs without their common prefix."""
     if not settings["acme_terms_accepted"]:

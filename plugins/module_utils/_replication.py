@@ -4,23 +4,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 State = Mapping[str, Any]
-
-#: Settings that are what the server is, or that have an input of their own.
-RESERVED = {
-    "read_only": "the server boots read-only, and webstack-db opens the primary",
-    "server_id": "mysql_replication_server_id is the input",
-    "port": "mysql_replication_nodes has it",
-    "default_time_zone": "with a name the server does not start before its time zones are loaded: take SYSTEM, or an"
-    " offset such as +00:00, or leave it out; an application names its own zone",
-}
-TIME_ZONE = re.compile(r"[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*")
 
 
 @dataclass
@@ -206,87 +194,6 @@ def _refuse_reseed(node: str, names: Sequence[str], known: Mapping[str, State]) 
                 f" mariadb; journalctl -u mariadb says why it does not)"
             )
     return ""
-
-
-def problems(
-    nodes: Sequence[Mapping[str, Any]],
-    *,
-    name: str,
-    server_id: int,
-    given_server_ids: Sequence[Any],
-    initial_primary: str,
-    writer_address: str,
-    password: str,
-    collation: str = "utf8mb4_unicode_ci",
-    time_zones: Sequence[str] = (),
-    settings: Mapping[str, Any] | None = None,
-    accounts: Sequence[Mapping[str, Any]] = (),
-) -> list[str]:
-    """What is wrong with one host's settings; known before anything is installed."""
-    found: list[str] = []
-    names = [str(n["name"]) for n in nodes]
-    if not 1 <= len(nodes) <= 2:
-        found.append(f"mysql_replication_nodes has {len(nodes)} hosts; one or two make a site")
-    if len(set(names)) < len(names):
-        found.append(f"mysql_replication_nodes names a host twice: {', '.join(names)}")
-    ends = [f"{n['address']}:{n['port']}" for n in nodes]
-    if len(set(ends)) < len(ends):
-        found.append(f"mysql_replication_nodes gives one address twice: {', '.join(ends)}")
-    if name not in names:
-        found.append(f"mysql_replication_node_name is {name!r}; mysql_replication_nodes has {', '.join(names)}")
-    if initial_primary not in names:
-        found.append(f"mysql_replication_initial_primary is {initial_primary!r}; the hosts are {', '.join(names)}")
-    ids = {
-        n: int(given or position) for position, (n, given) in enumerate(zip(names, given_server_ids, strict=False), 1)
-    }
-    if name in names:
-        ids[name] = int(server_id)
-    for other, number in ids.items():
-        if other != name and name in ids and number == ids[name]:
-            found.append(f"mysql_replication_server_id is {number} on {name} and on {other}")
-    if not 1 <= int(server_id) < 2**32:
-        found.append(f"mysql_replication_server_id is {server_id}; 1 to {2**32 - 1} are possible")
-    if writer_address:
-        try:
-            address = ipaddress.IPv4Interface(writer_address)
-        except ValueError:
-            found.append(f"mysql_replication_writer_address is {writer_address!r}; an IPv4 address/prefix is expected")
-        else:
-            if "/" not in writer_address:
-                found.append(f"mysql_replication_writer_address is {writer_address!r}, without a prefix")
-            if str(address.ip) in {str(n["address"]) for n in nodes}:
-                found.append(f"mysql_replication_writer_address {address.ip} is the address of a host")
-    # The server keeps no more for a replica's login.
-    if not 1 <= len(password.encode()) <= 96 or not password.isprintable():
-        found.append("mysql_replication_password needs 1 to 96 printable characters")
-    if not re.fullmatch(r"utf8mb4_[a-z0-9_]+", collation):
-        found.append(f"mysql_replication_collation is {collation!r}; one of utf8mb4 is needed, for example utf8mb4_bin")
-    for zone in time_zones:
-        if not TIME_ZONE.fullmatch(str(zone)):
-            found.append(f"mysql_replication_time_zones has {zone!r}, which is no name such as Europe/Berlin")
-    for option, value in (settings or {}).items():
-        name = re.sub(r"^(loose_)?((skip|disable|enable|maximum)_)?", "", str(option).lower().replace("-", "_"))
-        if name == "default_time_zone" and re.fullmatch(r"SYSTEM|[+-]\d{1,2}:\d\d", str(value), re.IGNORECASE):
-            continue
-        if name in RESERVED:
-            found.append(f"mysql_replication_settings.{option}: {RESERVED[name]}")
-    return found + account_problems(accounts)
-
-
-def account_problems(accounts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Accounts that would write on a server that is closed: read_only does not bind READ ONLY ADMIN."""
-    found = []
-    for account in accounts:
-        for privilege in account.get("privileges") or []:
-            words = {re.sub(r"[ _]+", " ", str(word)).strip().upper() for word in privilege.get("grant") or []}
-            wide = {"ALL", "ALL PRIVILEGES", "READ ONLY ADMIN"} & words
-            if wide and re.sub(r"[\s`]", "", str(privilege.get("target"))) == "*.*":
-                found.append(
-                    f"mysql_replication_accounts: {account['name']} gets {sorted(wide)[0]} on *.*, which includes"
-                    " READ ONLY ADMIN: it would write on a replica and on a closed primary. Grant ALL on its schemas,"
-                    " and on *.* the privileges that it needs by name"
-                )
-    return found
 
 
 def _cannot_write(name: str, state: State | None) -> str:

@@ -175,7 +175,6 @@ def problems(
     sentinel_list: Sequence[Mapping[str, Any]],
     host: str,
     engine: str = RING,
-    max_memory: Any = None,
 ) -> list[tuple[str, str]]:
     """Say what is wrong with literal lists of shards and sentinels, as seen from one host: variable and reason."""
     of_shards, of_sentinels = "redis_shard_shards", "redis_shard_sentinels"
@@ -216,9 +215,4 @@ def problems(
     # With one server of many hosts, or where sentinels are no more, a host may have no part; the role cleans it up.
     if engine == RING and host not in {item["name"] for item in [*nodes, *sentinel_list]}:
         found.append((of_shards, f"{host} (redis_shard_node_name) is neither a node here nor in {of_sentinels}"))
-    if max_memory is not None:
-        try:
-            memory_bytes(max_memory)
-        except ValueError as exc:
-            found.append(("redis_shard_max_memory", str(exc)))
     return found

@@ -43,6 +43,13 @@ class Problem:
     host: str
     variable: str
     message: str
+    #: The whole sentence, for a role that says it; empty for the variable and the message.
+    text: str = field(default="", compare=False)
+
+    @property
+    def sentence(self) -> str:
+        """Return what is wrong without the host."""
+        return self.text or f"{self.variable}: {self.message}"
 
     def as_dict(self) -> dict[str, str]:
         """Return the fields as a mapping."""
@@ -67,8 +74,6 @@ class Site:
     groups: Mapping[str, Group]
     unique: Mapping[str, str] = field(default_factory=dict)
     equal: Mapping[str, str] = field(default_factory=dict)
-    ranges: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    required_if: tuple[Mapping[str, Any], ...] = ()
     listening: tuple[Mapping[str, str], ...] = ()
     ignored_prefixes: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
@@ -89,8 +94,6 @@ def parse_site(data: Mapping[str, Any]) -> Site:
         },
         unique=data.get("unique") or {},
         equal=data.get("equal") or {},
-        ranges=data.get("ranges") or {},
-        required_if=tuple(data.get("required_if") or ()),
         listening=tuple(data.get("listening") or ()),
         ignored_prefixes=tuple(data.get("ignored_prefixes") or ()),
         secrets=tuple(data.get("secrets") or ()),
@@ -287,6 +290,22 @@ def wrong_kind(value: Any, spec: Mapping[str, Any], secret: bool = False) -> str
         return _boolean_for_text(value, spec)
     hint = _QUOTE if wanted == "str" and isinstance(value, bool) else ""
     return f"must be {words}" + ("" if secret else f", not {shown(value)}") + hint
+
+
+def converted(value: Any, spec: Mapping[str, Any]) -> Any:
+    """Return a value that was found good as its specification calls it: an INI file and the command line give texts."""
+    kind = spec.get("type", "str")
+    if kind == "list" and isinstance(value, (list, tuple)):
+        inner = {key: spec[key] for key in ("options",) if key in spec}
+        return [converted(element, {"type": spec.get("elements", "raw"), **inner}) for element in value]
+    if kind == "dict" and isinstance(value, Mapping):
+        options = spec.get("options") or {}
+        return {key: converted(one, options[key]) if key in options else one for key, one in value.items()}
+    if value is None:
+        return None
+    if kind == "bool":
+        return boolean(value)
+    return {"int": int, "float": float, "str": str}.get(kind, lambda one: one)(value)
 
 
 def _comparable(value: Any, spec: Mapping[str, Any]) -> Any:
@@ -728,31 +747,6 @@ def check_ports(host: str, ports: Sequence[tuple[str, Any]]) -> list[Problem]:
             problems.append(Problem(host, name, f"port {port} is also used by {owners[port]} on this host"))
         else:
             owners[port] = name
-    return problems
-
-
-def check_range(host: str, name: str, value: Any, lowest: int, highest: int) -> list[Problem]:
-    """Check that a number lies in a range."""
-    try:
-        number = int(value)
-    except (TypeError, ValueError, OverflowError):
-        return []
-    if lowest <= number <= highest:
-        return []
-    return [Problem(host, name, f"{number} is out of range: {lowest} to {highest}")]
-
-
-def check_required_if(
-    host: str, rules: Iterable[Mapping[str, Any]], values: Mapping[str, Any], secrets: Collection[str] = ()
-) -> list[Problem]:
-    """Check the inputs that another input makes necessary."""
-    problems = []
-    for rule in rules:
-        if values.get(rule["when"]) == rule["is"] and values.get(rule["variable"]) in (None, "", []):
-            problem = not_set(host, rule["variable"], secrets)
-            problems.append(
-                Problem(host, problem.variable, f"{problem.message} (needed by {rule['when']}: {rule['is']})")
-            )
     return problems
 
 

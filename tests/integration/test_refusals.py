@@ -11,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -252,6 +253,75 @@ def test_all_faults_are_reported_at_once_also_with_limit_and_check(tmp_path: pat
     # Hosts outside the limit count too: the site is one thing.
     assert "redis2: webstack_address: is not set" in lines
     assert "db2: mysql_replication_server_id: 7 is also used by db1" in lines
+
+
+#: Input of a role, the group that it is given to, and what is said of it there.
+WRONG_INPUTS: list[tuple[str, str, Any, str]] = [
+    ("lb", "vip_failover_engine", "classic", ""),
+    ("lb", "vip_failover_classic_scheduler", "cron", ""),
+    (
+        "lb",
+        "vip_failover_classic_interval_seconds",
+        90,
+        "vip_failover_classic_interval_seconds: has to be a multiple of 60 below 3600 with cron",
+    ),
+    (
+        "lb",
+        "vip_failover_check_url",
+        "https://x/",
+        "vip_failover_check_url: is no http:// URL with a host name or an IPv4 address",
+    ),
+    (
+        "was",
+        "was_django_static_url",
+        "static",
+        "was_django_static_url: must begin and end with / and have no blanks, got 'static'",
+    ),
+    (
+        "lb",
+        "lb_nginx_probe_fall",
+        0,
+        "lb_nginx_probe_fall: lb_nginx_probe_fall and lb_nginx_probe_rise must be at least 1",
+    ),
+    (
+        "lb",
+        "lb_nginx_sites",
+        [{"name": "shop", "server_names": [f"{name}.example.com"]} for name in ("shop", "blog")],
+        "lb_nginx_sites: two sites have the name shop",
+    ),
+    ("was", "was_django_keep_releases", 0, "was_django_keep_releases: must be 1 or more, not 0"),
+    ("was", "was_django_secret_key", "short", "was_django_secret_key: must have at least 32 characters"),
+    (
+        "was",
+        "webstack_media_directory",
+        "/media",
+        "shared_media_directory: must be an absolute path below a top directory, without spaces and without a slash at "
+        "its end; it is /media",
+    ),
+]
+
+
+def test_the_example_with_inputs_that_only_a_role_refused_is_refused_whole(tmp_path: pathlib.Path) -> None:
+    """The run would have changed databases and caches before the application's role said no."""
+    shutil.copytree(ROOT / "inventories/example", tmp_path / "example")
+    inventory = tmp_path / "example/hosts.yml"
+    groups = yaml.safe_load(inventory.read_text(encoding="utf-8"))["all"]["children"]
+    secrets = {name: f"{index}".rjust(40, "s") for index, name in enumerate(SECRETS)}
+    site = tmp_path / "example/group_vars/all/secrets.yml"
+    site.write_text(yaml.safe_dump({**secrets, "ansible_connection": "webstack.ha.none"}), encoding="utf-8")
+    run = (tmp_path, PLAYBOOKS / "preflight.yml", "-i", str(inventory))
+    _code, output = play(*run)
+    assert "TASK [Ask the hosts" in output, output
+
+    for group in groups:
+        inputs = {name: value for tier, name, value, _line in WRONG_INPUTS if tier == group}
+        file = tmp_path / f"example/group_vars/{group}.yml"
+        file.write_text(yaml.safe_dump(inputs), encoding="utf-8")
+    code, output = play(*run, "--check")
+    assert code != 0, output
+    wanted = {f"{', '.join(groups[tier]['hosts'])}: {line}" for tier, _name, _value, line in WRONG_INPUTS if line}
+    assert set(refused(output)) == wanted, output
+    assert "TASK [Ask the hosts" not in output, output
 
 
 def test_the_places_of_the_cache_are_checked_before_anything_else(tmp_path: pathlib.Path) -> None:

@@ -163,13 +163,10 @@ def test_collection_settings_are_read_in_defaults_only_and_exist(role: str) -> N
 def test_secrets_are_known_inputs() -> None:
     known = {name for role in ROLES for name in options(role)} | set(SITE["options"])
     assert [name for name in SITE["secrets"] if name not in known] == []
-    for name in ("unique", "equal", "ranges"):
+    for name in ("unique", "equal"):
         assert [variable for variable in SITE.get(name) or {} if variable not in known] == []
     for entry in SITE["listening"]:
         assert entry.get("port", entry.get("nodes")) in options(entry["role"])
-    for rule in SITE["required_if"]:
-        assert rule["variable"] in known
-        assert rule["when"] in known
 
 
 # --- Documentation and tests -----------------------------------------------------------------------------

@@ -25,6 +25,10 @@ def render(name: str, variables: Variables) -> Any:
     return rendering.render("was_django", name, REQUIRED | variables)
 
 
+def problems(variables: Variables) -> list[str]:
+    return rendering.problems("was_django", REQUIRED | variables)
+
+
 class Project:
     """A Django project with the generated settings beside it, on sqlite unless told otherwise."""
 
@@ -474,7 +478,7 @@ def test_a_name_is_written_as_each_program_wants_it(
     assert render("__was_django_allowed_hosts", variables) == hosts
     assert render("was_django_csrf_trusted_origins", variables) == origins
     assert render("__was_django_health_host", variables) == health
-    assert render("__was_django_problems", variables | PRESENT) == []
+    assert problems(variables | PRESENT) == []
 
 
 def test_django_accepts_a_name_below_a_wildcard(project: Project) -> None:
@@ -503,15 +507,15 @@ PRESENT = {
     ["https://www.shop.test", "www.shop.test:8000", "shop.test/", "www.*", "*shop.test", "shop.test.", "", "a b"],
 )
 def test_a_name_that_no_host_header_can_be_is_refused(name: str) -> None:
-    problems = render("__was_django_problems", PRESENT | {"was_django_allowed_hosts": [name]})
-    assert len(problems) == 1
-    assert problems[0].startswith("was_django_allowed_hosts must hold names")
+    found = problems(PRESENT | {"was_django_allowed_hosts": [name]})
+    assert len(found) == 1
+    assert found[0].startswith("was_django_allowed_hosts must hold names")
 
 
 def test_a_limit_below_zero_is_refused() -> None:
     variables = PRESENT | {"was_django_allowed_hosts": ["a.test"], "was_django_migrate_database_timeout_seconds": -1}
-    problems = render("__was_django_problems", variables)
-    assert "was_django_migrate_database_timeout_seconds" in problems[0]
+    found = problems(variables)
+    assert "was_django_migrate_database_timeout_seconds" in found[0]
 
 
 @pytest.mark.parametrize(
@@ -540,9 +544,9 @@ def test_apache_listens_on_either_kind_of_address(address: str, listen: str) -> 
     ],
 )
 def test_what_a_program_further_on_would_misread_is_refused(inputs: Variables, words: str) -> None:
-    problems = render("__was_django_problems", PRESENT | {"was_django_allowed_hosts": ["a.test"]} | inputs)
-    assert len(problems) == 1
-    assert words in problems[0]
+    found = problems(PRESENT | {"was_django_allowed_hosts": ["a.test"]} | inputs)
+    assert len(found) == 1
+    assert words in found[0]
 
 
 def test_good_inputs_are_no_problem() -> None:
@@ -552,7 +556,7 @@ def test_good_inputs_are_no_problem() -> None:
         "was_django_pip_arguments": ["--require-hashes"],
         "was_django_driver_packages": [],
     }
-    assert render("__was_django_problems", PRESENT | inputs) == []
+    assert problems(PRESENT | inputs) == []
 
 
 def test_both_tiers_have_one_health_address() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.webstack.ha.plugins.filter.acme_problems import acme_problems
+from ansible_collections.webstack.ha.plugins.module_utils import _acme_problems
 
 SETTINGS: dict[str, Any] = {
     "acme_terms_accepted": True,
@@ -17,6 +17,10 @@ SETTINGS: dict[str, Any] = {
     "acme_balancers": [{"name": name, "address": f"192.0.2.{n}"} for n, name in enumerate(("lb1", "lb2"), 1)],
     "tls_alarm_days": 14,
 }
+
+
+def acme_problems(settings: dict[str, Any], names: list[str]) -> list[str]:
+    return list(_acme_problems.problems(settings, names))
 
 
 @pytest.mark.parametrize("name", ["www.example.com", "example.com.", "bücher.example", "a-1.example.com"])

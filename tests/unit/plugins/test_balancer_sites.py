@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.webstack.ha.plugins.filter.balancer import balancer_problems, longer_than, longest_wait
+from ansible_collections.webstack.ha.plugins.filter.balancer import longer_than, longest_wait
 from ansible_collections.webstack.ha.plugins.module_utils import _balancer_sites
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +27,17 @@ SITE: dict[str, Any] = {
     "tls_key_file": "a.key",
     "tls_chain_required": True,
 }
+
+
+def balancer_problems(
+    sites: list[dict[str, Any]], several: bool = True, texts: dict[str, str] | None = None
+) -> list[str]:
+    """texts: the files that are there; without them the certificates are not the user's."""
+    pairs = {
+        site["name"]: tuple((texts or {}).get(site[f"tls_{key}_file"], "") for key in ("certificate", "key"))
+        for site in sites
+    }
+    return _balancer_sites.problems(sites, several, texts or {}, None if texts is None else pairs)
 
 
 def test_without_entries_the_inputs_are_the_site() -> None:
@@ -98,13 +109,13 @@ def test_a_problem_names_the_entry() -> None:
 
 
 def test_missing_certificates_are_named() -> None:
-    assert balancer_problems([SITE], False, ["a.crt"], []) == [
+    assert balancer_problems([SITE], False, {"a.crt": ""}) == [
         "lb_nginx_tls_key_file names no file on the controller: 'a.key'"
     ]
 
 
 def test_certificates_are_looked_at() -> None:
-    (problem,) = balancer_problems([SITE], False, ["a.crt", "a.key"], ["no certificate"], ["no key"])
+    (problem,) = balancer_problems([SITE], False, {"a.crt": "no certificate", "a.key": "no key"})
     assert "lb_nginx_tls_" in problem
 
 

@@ -366,16 +366,6 @@ def test_filters_take_the_file_of_the_clients() -> None:
         FILTERS["ring_shares"]({**file, "shards": []})
 
 
-def test_filter_problems() -> None:
-    node = {"name": "redis1", "address": "192.0.2.31", "port": 6379}
-    good = [{"name": "s1", "nodes": [node]}]
-    assert FILTERS["ring_problems"](good) == []
-    assert FILTERS["ring_problems"]([*good, *good]) == ["shard 's1' is named twice"]
-    assert FILTERS["ring_problems"](good, 6) == ["points must be a positive multiple of 4, not 6"]
-    assert FILTERS["ring_problems"]([*good, {"name": "s2", "nodes": []}]) == ["shard 's2' has no node"]
-    assert FILTERS["ring_problems"]("s1") == ["expected a list of shards, not str"]
-
-
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [

@@ -588,23 +588,6 @@ def test_ports_that_stand_in_lists_count_too() -> None:
     assert "port 8089 is also used by" in line
 
 
-def test_an_input_that_another_one_makes_necessary() -> None:
-    rules = [{"variable": "media_password", "when": "media_engine", "is": "rsync"}]
-    assert checks.check_required_if("h", rules, {"media_engine": "syncthing"}) == []
-    assert checks.check_required_if("h", rules, {"media_engine": "rsync", "media_password": "x"}) == []
-    for values in ({"media_engine": "rsync"}, {"media_engine": "rsync", "media_password": ""}):
-        assert lines(checks.check_required_if("h", rules, values)) == [
-            "h: media_password: is not set (needed by media_engine: rsync)"
-        ]
-
-
-def test_ranges() -> None:
-    assert checks.check_range("lb1", "vip_failover_router_id", 255, 1, 255) == []
-    assert lines(checks.check_range("lb1", "vip_failover_router_id", 256, 1, 255)) == [
-        "lb1: vip_failover_router_id: 256 is out of range: 1 to 255"
-    ]
-
-
 # --- Report ----------------------------------------------------------------------------------------------
 
 

@@ -13,11 +13,11 @@ from ansible_collections.webstack.ha.plugins.filter.sentinel_hosts import (
 from ansible_collections.webstack.ha.plugins.filter.shard_layout import (
     FilterModule as ShardFilters,
 )
+from ansible_collections.webstack.ha.plugins.module_utils import _shard_layout
 from hypothesis import given
 from hypothesis import strategies as st
 
 shard_layout = ShardFilters().filters()["shard_layout"]
-shard_layout_problems = ShardFilters().filters()["shard_layout_problems"]
 sentinel_hosts = SentinelFilters().filters()["sentinel_hosts"]
 
 
@@ -203,12 +203,12 @@ def test_what_the_filters_give_has_no_problem(count: int) -> None:
     hosts = names(count)
     shards = shard_layout(hosts, variables(hosts))
     sentinels = sentinel_hosts({"redis": hosts}, variables(hosts))
-    assert all(shard_layout_problems(shards, sentinels, host) == [] for host in hosts)
-    assert shard_layout_problems(shards, [], hosts[0]) == []
+    assert all(said(shards, sentinels, host) == "" for host in hosts)
+    assert said(shards, [], hosts[0]) == ""
 
 
 def said(shards: Any, sentinels: Any, host: str = "redis1", **more: Any) -> str:
-    return "\n".join(shard_layout_problems(shards, sentinels, host, **more))
+    return "\n".join(f"{name}: {reason}" for name, reason in _shard_layout.problems(shards, sentinels, host, **more))
 
 
 def test_problems_are_named() -> None:
@@ -217,7 +217,6 @@ def test_problems_are_named() -> None:
     assert said(shards, sentinels[:2]).startswith("redis_shard_sentinels: has 2: an odd number")
     assert said([], sentinels).startswith("redis_shard_shards: is empty")
     assert "two sentinels have the name redis1" in said(shards, [sentinels[0]] * 3)
-    assert said(shards, sentinels, max_memory="lots").startswith("redis_shard_max_memory: must be an amount")
 
     shards[0]["nodes"][1] = {"name": "redis1", "address": "192.0.2.1", "port": 7000}
     assert "two nodes of shard redis1 have the name redis1" in said(shards, sentinels)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from ansible.errors import AnsibleFilterError
-from ansible_collections.webstack.ha.plugins.filter import virtual_addresses as filters
 from ansible_collections.webstack.ha.plugins.module_utils import _virtual_addresses as core
 
 PEERS = ["192.0.2.11", "192.0.2.12"]
@@ -73,11 +71,3 @@ def test_a_family_that_an_interface_does_not_have() -> None:
     assert core.network_problems(["2001:db8::1/64"], ["192.0.2.11/24"], "eth0") == [
         "vip_failover_addresses: 2001:db8::1/64: eth0 has no IPv6 address"
     ]
-
-
-def test_filters_translate() -> None:
-    known = filters.FilterModule().filters()
-    assert known["virtual_address_problems"](["192.0.2.100/24"], "192.0.2.11", PEERS) == []
-    assert known["virtual_network_problems"](["192.0.2.100/24"], CARRIED, "eth0") == []
-    with pytest.raises(AnsibleFilterError, match="expected a list of addresses, got str"):
-        known["virtual_address_problems"]("192.0.2.100/24", "192.0.2.11", PEERS)
