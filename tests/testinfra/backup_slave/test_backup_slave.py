@@ -292,6 +292,7 @@ def test_failed_runs_leave_the_good_backups_alone() -> None:
 
 def test_an_interrupted_run_cleans_up_and_frees_the_lock() -> None:
     before = ids()
+    # The run is interrupted long before its end.
     with tool_replaced("exec sleep 60"):
         done = on(REPLICA, "timeout --signal=TERM 3 webstack-backup run", check=False)
     assert 'reason="interrupted by SIGTERM"' in done.stdout

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from containers import docker, on
+from containers import attempt, docker, on
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 APPLICATION = "faults-was1"
@@ -50,9 +50,7 @@ def instance(action: str, *hosts: str) -> None:
 
 
 def report(host: str) -> dict[str, Any]:
-    said = subprocess.run(
-        ["docker", "exec", host, "redis-shard", "status"], capture_output=True, text=True, check=False
-    )
+    said = attempt(host, "redis-shard", "status")
     return json.loads(said.stdout) if said.returncode == 0 else {"problems": [said.stderr], "roles": {}}
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 import yaml
-from containers import docker, on
+from containers import attempt, docker, on
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "plugins/module_utils"))
@@ -228,7 +228,7 @@ def known_versions() -> Iterator[None]:
     finally:
         for host, _ in zip(WAS, programs, strict=False):
             # One that died before is no reason to leave the other one alone.
-            subprocess.run(["docker", "exec", host, "pkill", "-TERM", "-o", "-f", "cache_load.py"], check=False)
+            attempt(host, "pkill", "-TERM", "-o", "-f", "cache_load.py")
         outputs = [program.communicate()[0] for program in programs]
     results = [json.loads(output.splitlines()[-1]) for output in outputs]
     for result in results:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from levers import ROOT, SITE, Visitor, docker, host, wait_for
+from containers import docker, on
+from levers import ROOT, SITE, Visitor, host, wait_for
 
 
 @pytest.fixture
@@ -21,8 +22,7 @@ def probe() -> Callable[..., Any]:
     """Start a probe on the client; call what it returns to wait for the report."""
     client = host("client")
     script = (ROOT / "tests/lab/probe.py").read_text()
-    subprocess.run(["docker", "exec", "-i", "client", "tee", "/root/probe.py"], input=script, text=True, check=True,
-                   stdout=subprocess.DEVNULL)  # fmt: skip
+    on("client", "tee", "/root/probe.py", text=script)
     assert client.run("test -s /root/probe.py").rc == 0
 
     def start(path: str, *options: str) -> Callable[[], dict[str, Any]]:

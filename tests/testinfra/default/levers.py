@@ -69,10 +69,6 @@ class Visitor:
         return json.loads(body)
 
 
-def docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], check=True, capture_output=True, text=True).stdout
-
-
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
     """Wait until `condition` gives something true; say what did not come."""
     deadline = time.monotonic() + seconds
@@ -95,7 +91,7 @@ def playbook(name: str, *options: str, collections: pathlib.Path | None = None) 
     inventory = os.environ["MOLECULE_INVENTORY_FILE"]
     return subprocess.run(
         [
-            str(ROOT / ".venv/bin/ansible-playbook"),
+            "ansible-playbook",
             "-i",
             os.path.dirname(inventory),
             name,

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import yaml
+from containers import docker
 from levers import ROOT, Visitor, host, playbook, recap, wait_for
 
 TIERS = {
@@ -206,7 +207,7 @@ def test_returning_balancer_takes_nothing_back(killed, probe) -> None:
     killed(owner)
     wait_for("a new owner", lambda: owners_of_living(owner))
     waiting = probe("/whoami", *PROBE)
-    subprocess.run(["docker", "start", owner], check=True, capture_output=True)
+    docker("start", owner)
     report = waiting()
     assert report["failed"] == 0, report
     assert owner not in owners()

@@ -215,6 +215,7 @@ def test_a_hung_service_is_started_again() -> None:
     process = on("nginx-lb1", "systemctl show -P MainPID webstack-lb").strip()
     on("nginx-lb1", f"kill -STOP {process}")
     status = "webstack-lb status >/dev/null 2>/tmp/said && echo alive || cat /tmp/said"
+    # The status calls it hung after five seconds without a word.
     assert "does not probe" in on("nginx-lb1", f"sleep 6; {status}")
     assert get("/hung")["status"] == 200
     on("nginx-lb1", f"for _ in $(seq 150); do kill -0 {process} 2>/dev/null || break; sleep 0.1; done; sleep 2.5")

@@ -121,8 +121,8 @@ def test_a_primary_that_returns_closed_writes_nothing_until_it_opens(alone: list
 
 
 def test_a_primary_that_is_closed_by_hand_stops_its_events_and_its_privileged_connections() -> None:
-    # Holds its connection open, as a pool does.
     script = (
+        # Holds its connection open, as a pool does.
         f"(echo \"SELECT 'connected';\"; sleep 20; echo 'INSERT INTO site.tick (host) VALUES (1);') |"
         f" MYSQL_PWD={ADMIN['password']} mariadb --no-defaults -N --unbuffered --skip-reconnect --user=admin"
         f" --host={ADDRESS[DB1]} --ssl-ca={CA}"

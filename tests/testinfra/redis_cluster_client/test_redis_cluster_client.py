@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from containers import attempt
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HERE = pathlib.Path(__file__).resolve().parent
@@ -31,14 +32,8 @@ PLAIN = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"}
 
 
 def docker(host: str, *command: str, text: str = "", check: bool = True, **environment: str) -> Any:
-    options = [f"--env={name}={value}" for name, value in environment.items()]
-    done = subprocess.run(
-        ["docker", "exec", "--interactive", *options, host, *command],
-        input=text,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    settings = [f"{name}={value}" for name, value in environment.items()]
+    done = attempt(host, *(["env", *settings] if settings else []), *command, text=text)
     if check:
         assert done.returncode == 0, f"{host}: {command}: {done.stdout}{done.stderr}"
     return done

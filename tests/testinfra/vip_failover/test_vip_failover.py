@@ -354,7 +354,8 @@ class TestNetworkManagers:
         assert settled() == owner
         wait_for_peers()
         own, own6 = HOSTS[owner], HOSTS[owner].replace("10.77.2.", "fd77:2::")
-        on(owner, "DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends ifupdown")
+        # The lab's image has it and what it needs beside its packages.
+        on(owner, "DEBIAN_FRONTEND=noninteractive dpkg --install /var/cache/apt/archives/ifupdown_*.deb")
         stanzas = (
             f"auto eth0\\niface eth0 inet static\\n address {own}/24\\niface eth0 inet6 static\\n address {own6}/64\\n"
         )
@@ -502,6 +503,7 @@ class TestHook:
     def test_what_somebody_else_moved_comes_back(self) -> None:
         name = routed()
         on(CLIENT, f"ip route replace {HOOKED}/32 via {HOSTS[other(name)]}")
+        # The owner says where it is every five seconds.
         time.sleep(7)
         assert routed() == name
         assert self.calls()[-1]["state"] == "refresh"

@@ -328,6 +328,7 @@ class Loop:
         probe += ["--seconds", "6", "--interval", "0.1", "--timeout", "30", "--by", "release"]
         script = (ROOT / "tests/lab/probe.py").read_text()
         while not self.end.is_set():
+            # paces itself: six seconds each
             said = containers.on("django-client", *probe, text=script)
             self.results.append({"server": server, **json.loads(said)})
 
