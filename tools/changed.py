@@ -19,7 +19,7 @@ EVERYWHERE = re.compile(
     r"|tests/testinfra/[^/]+$|tests/lab/"
 )
 PLUGIN = re.compile(
-    r"plugins/(?:action|callback|connection|filter|lookup|module_utils|modules|test)/(\w+)\.(?:py|yml)$"
+    r"plugins/(?:action|callback|connection|filter|lookup|module_utils|modules|plugin_utils|test)/(\w+)\.(?:py|yml)$"
 )
 
 
@@ -59,7 +59,8 @@ class Project:
         """The files that name a plugin."""
         if plugin not in self.direct:
             word = re.compile(
-                rf"webstack\.ha\.{plugin}\b|module_utils(?:\.| import |/){plugin}\b|\b{plugin}\b.*module_utils"
+                rf"webstack\.ha\.{plugin}\b|\b{plugin}\b.*module_utils"
+                rf"|(?:module|plugin)_utils(?:\.| import |/){plugin}\b"
             )
             # Most files do not hold the letters at all, which is found sooner.
             self.direct[plugin] = {path for path, text in self.sources.items() if plugin in text and word.search(text)}
@@ -86,6 +87,10 @@ class Project:
             return set(self.scenarios)
         if parts[0] == "molecule" or file.startswith("tests/testinfra/"):
             return {parts[1 if parts[0] == "molecule" else 2]} & set(self.scenarios)
+        if file.startswith("plugins/module_utils/rules/"):
+            # Each file has the rules of one role; what else lies there serves all of them.
+            role = f"roles/{pathlib.Path(file).stem}"
+            return of_user(role, self.scenarios) if f"{role}/tasks/main.yml" in self.sources else set(self.scenarios)
         if plugin := PLUGIN.match(file):
             return {s for user in self.users(plugin[1]) for s in of_user(user, self.scenarios)}
         if parts[0] in ("roles", "playbooks"):
@@ -104,7 +109,7 @@ def stages(files: Iterable[str], root: pathlib.Path = ROOT) -> list[str]:
     for file in files:
         touched |= project.touched_by(file)
         parts = file.split("/")
-        if PLUGIN.match(file):
+        if parts[0] == "plugins":
             wanted |= {"sanity", "integration"}
         elif parts[0] in ("roles", "playbooks", "inventories", "examples"):
             wanted.add("integration")

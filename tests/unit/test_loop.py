@@ -229,6 +229,8 @@ def test_without_an_engine_client_the_lab_client_says_so(tmp_path: pathlib.Path)
         ("roles/shared_media/tasks/main.yml", {"molecule:shared_media", "molecule:default", "integration"}),
         ("tests/testinfra/lb_tls/test_lb_tls.py", {"molecule:lb_tls"}),
         ("playbooks/resize_cache.yml", {"molecule:cache_resize", "molecule:default", "integration"}),
+        ("plugins/module_utils/rules/was_django.py", {"molecule:was_django", "molecule:default", "integration"}),
+        ("plugins/plugin_utils/_role_inputs.py", {"molecule:was_django", "molecule:backup_slave", "sanity"}),
         ("plugins/module_utils/_pki.py", {"molecule:redis_shard", "molecule:mysql_replication", "sanity"}),
     ],
 )

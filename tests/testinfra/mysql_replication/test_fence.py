@@ -182,7 +182,5 @@ def test_events_move_back_with_the_role(swapped: list[str]) -> None:
     until(lambda: scheduler(DB1) == "ON" and scheduler(DB2) == "OFF", 5)
     assert runs(DB1)
     until(lambda: is_pair(DB1, DB2), 10)
-    # Nor has a run anything to set here.
-    for host in (DB1, DB2):
-        waiting = json.loads(on(host, "webstack-db", "status", "--json", "--detail").stdout)["pending"]
-        assert waiting == {"restart": [], "set": {}, "tls": False}
+    result = converge()
+    assert count_changed(result) == 0, result.stdout
