@@ -2,8 +2,10 @@
 
     python elsewhere.py RUN NAME NAME_OF_THE_OTHER PROCESSES
 
-Both hosts have one clock here, so a value that is older than the other's round of writes is stale. Prints `ready`, then
-at the end one line of JSON: reads, hits, exceptions, the oldest value that was read, and the ids of the processes.
+Both hosts have one clock here, so a value that is older than the other's round of writes is stale. A round over all
+keys is spread over a second: every moment of a change has reads, and the processors have time for the change. Prints
+`ready`, then at the end one line of JSON: reads, hits, exceptions, the oldest value that was read, and the ids of the
+processes.
 """
 
 from __future__ import annotations
@@ -26,13 +28,18 @@ django.setup()
 from webstack_cache import RingCache  # noqa: E402
 
 KEYS = 150
+ROUND_SECONDS = 1.0
+# As many are written and read at once.
+BATCH = 10
 
 
 def work(run: str, me: str, other: str, stop: Any, answers: Any) -> None:
     cache = RingCache("/etc/webstack/cache.json", {"KEY_PREFIX": f"elsewhere-{run}"})
     seen: dict[str, Any] = {"process": os.getpid(), "reads": 0, "hits": 0, "oldest": 0.0, "exceptions": []}
+    turn = 0
     while not stop.is_set():
-        for number in range(KEYS):
+        begin = time.monotonic()
+        for number in (place % KEYS for place in range(turn * BATCH, (turn + 1) * BATCH)):
             try:
                 cache.set(f"{me}:{number}", time.monotonic(), timeout=600)
                 asked = time.monotonic()
@@ -44,7 +51,8 @@ def work(run: str, me: str, other: str, stop: Any, answers: Any) -> None:
             if written is not None:
                 seen["hits"] += 1
                 seen["oldest"] = max(seen["oldest"], asked - written)
-        time.sleep(0.2)
+        turn += 1
+        time.sleep(max(0.0, begin + ROUND_SECONDS * BATCH / KEYS - time.monotonic()))
     answers.put(seen)
 
 

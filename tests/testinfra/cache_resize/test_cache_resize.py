@@ -214,7 +214,7 @@ class Load:
 def known_versions() -> Iterator[None]:
     """Load that knows the last version of each key, in processes of both hosts, for as long as the change takes."""
     command = ["docker", "exec", "-e", "PYTHONPATH=/opt/webstack/python"]
-    options = ["--seconds", "1000", "--processes", "3", "--pause", "0.02"]
+    options = ["--seconds", "1000", "--processes", "3", "--pause", "0.05"]
     programs: list[subprocess.Popen[str]] = []
     try:
         for host in WAS:
@@ -237,6 +237,7 @@ def known_versions() -> Iterator[None]:
     # What went wrong comes first, since a long message is cut off.
     wrong = [{key: result[key] for key in ("stale_reads", "said")} for result in results]
     assert wrong == [{"stale_reads": [], "said": []}] * len(WAS), results
+    assert min(result["calls"] for result in results) > 1000, results
 
 
 @pytest.fixture(scope="module")
