@@ -4,8 +4,8 @@
 
 Both hosts have one clock here, so a value that is older than the other's round of writes is stale. A round over all
 keys is spread over a second: every moment of a change has reads, and the processors have time for the change. Prints
-`ready`, then at the end one line of JSON: reads, hits, exceptions, the oldest value that was read, and the ids of the
-processes.
+`ready`, then at the end one line of JSON: reads, hits, exceptions, the oldest value that was read, how long a value of
+its own stood at most until the next one was there, its name and the other's, and the ids of the processes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,26 @@ BATCH = 10
 
 def work(run: str, me: str, other: str, stop: Any, answers: Any) -> None:
     cache = RingCache("/etc/webstack/cache.json", {"KEY_PREFIX": f"elsewhere-{run}"})
-    seen: dict[str, Any] = {"process": os.getpid(), "reads": 0, "hits": 0, "oldest": 0.0, "exceptions": []}
+    seen: dict[str, Any] = {
+        "process": os.getpid(),
+        "reads": 0,
+        "hits": 0,
+        "oldest": 0.0,
+        "stood": 0.0,
+        "exceptions": [],
+    }
+    seen |= {"me": me, "other": other, "exceptions": []}
+    wrote: dict[int, float] = {}
     turn = 0
     while not stop.is_set():
         begin = time.monotonic()
         for number in (place % KEYS for place in range(turn * BATCH, (turn + 1) * BATCH)):
             try:
-                cache.set(f"{me}:{number}", time.monotonic(), timeout=600)
+                now = time.monotonic()
+                cache.set(f"{me}:{number}", now, timeout=600)
                 asked = time.monotonic()
+                seen["stood"] = max(seen["stood"], asked - wrote.get(number, now))
+                wrote[number] = now
                 written = cache.get(f"{other}:{number}")
             except Exception as exc:
                 seen["exceptions"].append(repr(exc))
