@@ -4,7 +4,8 @@
   cloud_api.py PORT TOKEN
 
 POST /route?address=A&host=H with the token routes A to H on this host, whose traffic follows. PUT /mood?is=M says
-how it answers from now on: well, slow (2 s), failing (two times, then well), hanging (30 s, two times, then well).
+how it answers from now on: well, slow (2 s), failing (two times, then well), hanging (30 s, two times, then well). The
+two times are those of a host that takes over, not of one that says again where it is.
 GET /calls lists what was asked. Runs on the client host, stdlib only.
 """
 
@@ -53,7 +54,7 @@ class Cloud(http.server.BaseHTTPRequestHandler):
             return
         if Cloud.mood == "slow":
             time.sleep(2)
-        elif Cloud.bad_answers:
+        elif Cloud.bad_answers and asked.get("state") == "master":
             Cloud.bad_answers -= 1
             if Cloud.mood == "hanging":
                 time.sleep(30)

@@ -16,7 +16,7 @@ Answer = dict[str, Any]
 
 def send(*requests: Answer) -> list[Answer]:
     """Send raw requests, as a decent HTTP library would not."""
-    job = {"requests": [{"address": BALANCER, **request} for request in requests]}
-    said = on("django-client", "python3", "-", json.dumps(job), text=CLIENT.read_text())
-    answers: list[Answer] = json.loads(said)
+    job = {"number": 0, "requests": [{"address": BALANCER, **request} for request in requests], "workers": 1}
+    said = on("django-client", "python3", "-c", CLIENT.read_text(), text=json.dumps(job) + "\n")
+    answers: list[Answer] = json.loads(said)["answers"]
     return answers
