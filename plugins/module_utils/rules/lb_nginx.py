@@ -12,8 +12,6 @@ from typing import Any
 from ansible_collections.webstack.ha.plugins.module_utils import _acme_problems, _balancer_sites
 from ansible_collections.webstack.ha.plugins.module_utils.rules.problem import Problem, Settings, at_least, collect
 
-Read = Callable[[str], str | None]
-
 _SIZE = re.compile(r"[0-9]+[kKmMgG]?")
 #: Inputs that the entries of lb_nginx_sites fall back to, each with a value that is fine: it stands in for one that is
 #: refused already.
@@ -33,7 +31,7 @@ _FALLBACK: dict[str, Any] = {
 }
 
 
-def problems(settings: Mapping[str, Any], read: Read) -> list[Problem]:
+def problems(settings: Mapping[str, Any], read: Callable[[str], str | None]) -> list[Problem]:
     """Return what cannot work. read: the text of a file on the controller, None where there is none."""
     return collect(
         settings,
@@ -66,7 +64,7 @@ def _all_sites(settings: Settings) -> list[dict[str, Any]]:
     return _balancer_sites.sites({"name": "site", **given}, settings["lb_nginx_sites"])
 
 
-def _sites(settings: Settings, read: Read) -> Iterator[str]:
+def _sites(settings: Settings, read: Callable[[str], str | None]) -> Iterator[str]:
     sites = _all_sites(settings)
     by_files = settings["lb_nginx_tls_mode"] == "files"
     paths = {site[key] for site in sites for key in (*_balancer_sites.PEM_FILES, "maintenance_page_file") if site[key]}
@@ -88,7 +86,7 @@ def _acme(settings: Settings) -> Iterator[str]:
     yield from _acme_problems.problems(known, list(names))
 
 
-def _acme_ca_file(settings: Settings, read: Read) -> Iterator[str]:
+def _acme_ca_file(settings: Settings, read: Callable[[str], str | None]) -> Iterator[str]:
     path = settings["lb_nginx_acme_ca_file"]
     if settings["lb_nginx_tls_mode"] == "acme" and path and read(path) is None:
         yield f"lb_nginx_acme_ca_file names no file on the controller: {json.dumps(path)}"
