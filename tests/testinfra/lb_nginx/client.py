@@ -78,5 +78,10 @@ def work(line: str) -> None:
 
 if __name__ == "__main__":
     lock = threading.Lock()
+    jobs: list[threading.Thread] = []
     for job_line in sys.stdin:
-        threading.Thread(target=work, args=(job_line,)).start()
+        jobs.append(threading.Thread(target=work, args=(job_line,)))
+        jobs[-1].start()
+    # An interpreter that ends lets no pool begin anything.
+    for job_thread in jobs:
+        job_thread.join()

@@ -494,7 +494,7 @@ class TestHook:
             assert routed() == other(name)
             made = [c for c in self.calls()[before:] if c["host"] == HOSTS[other(name)] and c["state"] == "master"]
             assert [c["try"] for c in made] == [str(n + 1) for n in range(len(made))], "one at a time, until it works"
-            assert len(made) == (1 if mood == "well" else 3), made
+            assert len(made) == 1 if mood == "well" else len(made) in (2, 3), made
             state = json.loads(on(other(name), f"cat {RUN}/hook.json"))
             assert state[HOOKED]["moved"], state
         finally:
