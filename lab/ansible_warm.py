@@ -30,8 +30,10 @@ from jinja2.environment import Environment, TemplateExpression
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KNOWN = ROOT / ".cache/ansible-warm"
-# Whether a filter wants the context stands in the code of a template.
-FILTERS = sorted((path.name, path.stat().st_mtime_ns) for path in (ROOT / "plugins/filter").glob("*.py"))
+# Whether a filter wants the context stands in the code of a template. Short, since every key holds it.
+FILTERS = hashlib.sha256(
+    repr(sorted((path.name, path.stat().st_mtime_ns) for path in (ROOT / "plugins/filter").glob("*.py"))).encode()
+).hexdigest()
 SEEN: dict[str, Any] = {}
 
 
@@ -72,8 +74,10 @@ class Imports:
         def find() -> tuple[Any, Any]:
             # Its class calls itself by the name that stands for this one.
             module_common.ModuleDepFinder = find_imports
-            found = find_imports(module_fqn, compile_ast(source.name, source.text), is_pkg_init)
-            module_common.ModuleDepFinder = Imports
+            try:
+                found = find_imports(module_fqn, compile_ast(source.name, source.text), is_pkg_init)
+            finally:
+                module_common.ModuleDepFinder = Imports
             return found.submodules, found.optional_imports
 
         text = source.text if isinstance(source.text, bytes) else source.text.encode()

@@ -5,7 +5,6 @@ Each is laid over a good inventory, in this process: no playbook is started and 
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import re
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 from ansible_collections.webstack.ha.plugins.action import preflight
+from good_inventory import good
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("roles/*/README.md"))]
@@ -30,17 +30,6 @@ VAULT = re.compile(r"\b(vault_\w+)\b")
 
 #: Files of the reader's own, too.
 NO_FILE = "names no file on the controller"
-
-
-def good() -> dict[str, Any]:
-    """Return the inventory with which the refusals of the playbook are tested."""
-    spec = importlib.util.spec_from_file_location("refusals", ROOT / "tests/integration/test_refusals.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    inventory: dict[str, Any] = module.good()
-    return inventory
 
 
 def variables(data: Any) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ Preflight has the variables of the whole site and the defaults of all roles of a
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from ansible.vars.manager import VariableManager
 from ansible_collections.webstack.ha.plugins.action import preflight
 from ansible_collections.webstack.ha.plugins.module_utils import _site_checks
 from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import COLLECTION, RULES, Host, Role
+from good_inventory import good
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 WORD = re.compile(r"\w+")
@@ -55,17 +55,6 @@ PAIRS: list[tuple[str, dict[str, Any]]] = [
     ("mysql_replication", {"mysql_replication_writer_address": "192.0.2.18/24"}),
     ("backup_slave", {"backup_slave_environment": {"A": True}, "backup_slave_parallel": 0}),
 ]
-
-
-def good() -> dict[str, Any]:
-    """Return the inventory with which the refusals of the playbook are tested."""
-    spec = importlib.util.spec_from_file_location("refusals", ROOT / "tests/integration/test_refusals.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    inventory: dict[str, Any] = module.good()
-    return inventory
 
 
 class Site:
