@@ -1,10 +1,11 @@
 """Runs ansible-playbook in the lab for less: what it would work out anew in each of its processes is kept.
 
 `ansible_warm.py PROGRAM ARGUMENT...` is what lab/bin/ansible-playbook calls. Ansible forks a process for each task and
-host, which loads the task's plugins, compiles its templates and throws all of it away again; and each run reads the
-syntax tree of every file that a module imports. Here plugins are loaded before the fork, and what was compiled or read
-is kept by its content, in .cache. What is run, sent and printed is the same; Debian 12 labs go without, so that the
-plain way stays tested.
+host, which loads the task's plugins, compiles its templates and throws all of it away again; and each run compiles the
+collection's Python, reads its own YAML and the roles', and the syntax tree of every file that a module imports. Here
+plugins are loaded before the fork, and what was compiled or read is kept by its content, in .cache. A task that its
+condition skips gets no process. What is run, sent and printed is the same; Debian 12 labs go without, so that the plain
+way stays tested.
 """
 
 from __future__ import annotations
@@ -15,30 +16,43 @@ import hashlib
 import marshal
 import os
 import pathlib
+import pickle
 import runpy
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 from typing import Any
 
-from ansible._internal._templating import _jinja_bits
-from ansible.executor import module_common
-from ansible.executor.process.worker import WorkerProcess
-from ansible.plugins import loader
+import yaml
+from ansible._internal._datatag._tags import Origin
+from ansible.module_utils._internal._datatag import AnsibleTagHelper
 from ansible.release import __version__
-from jinja2.environment import Environment, TemplateExpression
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KNOWN = ROOT / ".cache/ansible-warm"
-# Whether a filter wants the context stands in the code of a template. Short, since every key holds it.
-FILTERS = hashlib.sha256(
-    repr(sorted((path.name, path.stat().st_mtime_ns) for path in (ROOT / "plugins/filter").glob("*.py"))).encode()
-).hexdigest()
+PACKAGES = os.path.dirname(os.path.dirname(yaml.__file__))
+COLLECTIONS = ROOT / ".cache/collections/ansible_collections"
+# Where files stay: one in a directory of a test is never read again.
+STAYS = (f"{ROOT}/", f"{PACKAGES}/")
+# Where YAML may be kept of: no file with a secret lies there.
+DOCUMENTS = tuple(
+    f"{folder}/"
+    for folder in (
+        PACKAGES,
+        COLLECTIONS / "community",
+        *(
+            f"{root}/{part}"
+            for root in (ROOT, COLLECTIONS / "webstack/ha")
+            for part in ("meta", "playbooks", "plugins", "roles")
+        ),
+    )
+)
 SEEN: dict[str, Any] = {}
 
 
 def kept(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    """What `make` returned for a key once, in this process or another."""
+    """What `make` returned for a key once, in this process or another. Nobody may change it."""
     text = repr((sys.version, __version__, *key))
     if text in SEEN:
         return SEEN[text]
@@ -55,6 +69,67 @@ def kept(key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
         os.replace(file.name, KNOWN / name)
     return value
 
+
+# --- Python and YAML --------------------------------------------------------------------------------
+
+
+def compile_file(loader: Any, data: bytes, path: str, **more: Any) -> Any:
+    """Python asks for this where it finds no byte code, or may write none."""
+
+    def make() -> Any:
+        return compile_source_file(loader, data, path, **more)
+
+    return kept(("file", path, data), make) if path.startswith(STAYS) else make()
+
+
+def compile_collection(source: str | bytes, filename: str, **more: Any) -> Any:
+    """Ansible's loader of collections knows no byte code."""
+
+    def make() -> Any:
+        return compile(source, filename, **more)
+
+    return kept(("collection", filename, source), make) if filename.startswith(STAYS) else make()
+
+
+def load_yaml(stream: Any, Loader: Any) -> Any:
+    """What Ansible, its plugins and our roles have of it is kept. Others may hold secrets, and are read anew."""
+    name = getattr(stream, "name", "")
+    inside = isinstance(name, (str, bytes)) and os.fsdecode(name).startswith(f"{PACKAGES}/")
+    text = stream.read() if inside else stream
+    if isinstance(text, (str, bytes)):
+        origin = Origin.get_tag(text)
+        # Only plugins and Ansible itself have documents in no file.
+        if inside or not origin or str(origin.path).startswith(DOCUMENTS):
+            tags = sorted(map(repr, AnsibleTagHelper.tags(text)))
+            key = ("yaml", Loader.__module__, Loader.__qualname__, tags, AnsibleTagHelper.untag(text))
+            # Everybody gets objects of their own.
+            return pickle.loads(kept(key, lambda: pickle.dumps(load_text(text, Loader))))
+    return load_text(text, Loader)
+
+
+def load_from_file(files: Any, file_name: str, cache: str = "all", unsafe: bool = False, **more: Any) -> Any:
+    """What is kept is made anew for everybody: Ansible need not copy it once more, which costs five times as much."""
+    if files.path_dwim(file_name).startswith(DOCUMENTS):
+        cache, unsafe = "none", True
+    return load_file(files, file_name, cache, unsafe, **more)
+
+
+load_text = yaml.load
+compile_source_file = SourceFileLoader.source_to_code
+# Before Ansible's own are imported: they hold on to the function.
+yaml.load = load_yaml
+SourceFileLoader.source_to_code = compile_file  # type: ignore[assignment]
+
+from ansible._internal._task import TaskContext  # noqa: E402
+from ansible._internal._templating import _jinja_bits  # noqa: E402
+from ansible.executor import module_common  # noqa: E402
+from ansible.executor.process.worker import WorkerProcess  # noqa: E402
+from ansible.executor.task_executor import TaskExecutor  # noqa: E402
+from ansible.executor.task_result import _RawTaskResult  # noqa: E402
+from ansible.parsing.dataloader import DataLoader  # noqa: E402
+from ansible.plugins import loader  # noqa: E402
+from ansible.utils.collection_loader import _collection_finder  # noqa: E402
+from jinja2.environment import Environment, TemplateExpression  # noqa: E402
 
 # --- imports of modules -----------------------------------------------------------------------------
 
@@ -85,6 +160,12 @@ class Imports:
 
 
 # --- templates --------------------------------------------------------------------------------------
+
+
+# Whether a filter wants the context stands in the code of a template. Short, since every key holds it.
+FILTERS = hashlib.sha256(
+    repr(sorted((path.name, path.stat().st_mtime_ns) for path in (ROOT / "plugins/filter").glob("*.py"))).encode()
+).hexdigest()
 
 
 def syntax(environment: Any) -> tuple[Any, ...]:
@@ -154,7 +235,48 @@ def load_plugins(worker: Any) -> None:
             kind.get(name, class_only=True)
 
 
+class Wanted(BaseException):
+    """A task whose condition holds, or that has none."""
+
+
+def wanted(**_: Any) -> None:
+    raise Wanted
+
+
+def skipped(worker: Any) -> bool:
+    """Whether the task's condition skips it; then the result is on its way, as the worker would have sent it."""
+    if not worker._task.when or worker._task.loop is not None or worker._task.loop_with:
+        return False
+    # As for an item of a loop: nothing that happens to a copy is seen elsewhere.
+    task = worker._task.copy(exclude_parent=True, exclude_tasks=True)
+    task._parent = worker._task._parent
+    # What comes next for a task that is not skipped.
+    task.post_validate = wanted
+    executor = TaskExecutor(
+        worker._host,
+        task,
+        dict(worker._task_vars),
+        worker._play_context.copy(),
+        worker._loader,
+        worker._shared_loader_obj,
+        worker._final_q,
+        worker._variable_manager,
+    )
+    try:
+        with TaskContext(task):
+            found = executor.run()
+    except Wanted:
+        return False
+    # The worker is the one to tell what went wrong.
+    if found.get("failed") or not found.get("skipped") or "warnings" in found or "deprecations" in found:
+        return False
+    worker._final_q.send_task_result(_RawTaskResult(worker._host, worker._task, found, task.dump_attrs()))
+    return True
+
+
 def start(worker: Any) -> None:
+    if skipped(worker):
+        return
     load_plugins(worker)
     # What is there now stays: no worker goes through it for garbage, or copies its pages to mark it.
     gc.freeze()
@@ -166,6 +288,7 @@ find_imports = module_common.ModuleDepFinder
 compile_source = Environment.compile
 compile_text = _jinja_bits.AnsibleEnvironment.compile_expression
 start_worker = WorkerProcess.start
+load_file = DataLoader.load_from_file
 
 
 def main() -> None:
@@ -174,6 +297,8 @@ def main() -> None:
     if not module_common.C.config.get_config_value("_MODULE_METADATA"):
         module_common._compile_module_ast = Source
         module_common.ModuleDepFinder = Imports
+    DataLoader.load_from_file = load_from_file
+    _collection_finder.compile = compile_collection
     _jinja_bits.AnsibleEnvironment.compile = compile_template
     _jinja_bits.AnsibleEnvironment.compile_expression = compile_expression
     WorkerProcess.start = start

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """Which checks can what changed since `main` touch? Prints the stages for tools/check.py, one a line.
 
-A role touches the scenarios that name it, a plugin those of the roles that use it, directly or through others. What
-every scenario stands on (the lab, molecule's base, helpers of the tests) touches all.
+A role touches the scenarios that name it, a plugin those of the roles that use it, directly or through others. A tier
+of the host program touches those of the roles and playbooks that call it. What every scenario stands on (the lab,
+molecule's base, helpers of the tests, what the tiers share) touches all.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from collections.abc import Iterable
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EVERYWHERE = re.compile(
-    r"lab/|molecule/shared/|\.config/molecule/|tools/(lab|check|runner|turns)\.|tests/conftest|requirements"
+    r"lab/|molecule/shared/|\.config/molecule/|tools/(lab|check|runner|turns)\.|tests/\w+\.py$|requirements"
     r"|tests/testinfra/[^/]+$|tests/lab/"
 )
 PLUGIN = re.compile(
     r"plugins/(?:action|callback|connection|filter|lookup|module_utils|modules|plugin_utils|test)/(\w+)\.(?:py|yml)$"
 )
+
+#: A file of the host program, and its folder: a tier, or what the tiers share.
+PROGRAM = re.compile(r"plugins/module_utils/webstack/(?:(\w+)/)?\w+\.py$")
 
 
 def changed(root: pathlib.Path = ROOT) -> list[str]:
@@ -54,6 +58,8 @@ class Project:
             if path.suffix in (".py", ".yml", ".j2") and "/files/" not in str(path)
         }
         self.direct: dict[str, set[str]] = {}
+        self.known: dict[str, set[str]] = {}
+        self.called: dict[str, set[str]] = {}
 
     def naming(self, plugin: str) -> set[str]:
         """The files that name a plugin."""
@@ -80,6 +86,47 @@ class Project:
                     found.add("/".join(path.split("/")[:2]))
         return found
 
+    def callers(self, tier: str) -> set[str]:
+        """The roles and playbooks that call a tier of the host program, or another tier that imports it."""
+        if tier in self.called:
+            return self.called[tier]
+        imported = re.compile(rf"^from \.\.{tier}\b|^from \.\. import .*\b{tier}\b", re.MULTILINE)
+        tiers = {tier} | {
+            program[1]
+            for path, text in self.sources.items()
+            if (program := PROGRAM.match(path)) and imported.search(text)
+        }
+        # In a line of a shell or a unit, or in the list of a task's words.
+        word = re.compile(rf"\bwebstack[\"',]*\s+[\"']?(?:{'|'.join(sorted(tiers))})\b")
+        self.called[tier] = {
+            "/".join(path.split("/")[:2])
+            for path, text in self.sources.items()
+            if not path.startswith("plugins/") and word.search(text)
+        }
+        return self.called[tier]
+
+    def running(self, users: set[str]) -> set[str]:
+        """The scenarios that run one of these roles or playbooks, also by another playbook. `default` runs all."""
+        if not users:
+            return set()
+        return {"default"} & set(self.scenarios) | {name for user in users for name in self.of_user(user)}
+
+    def of_user(self, user: str) -> set[str]:
+        """The scenarios that name a role or a playbook, or a playbook that names the role."""
+        if user not in self.known:
+            folder, _, name = user.partition("/")
+            name = name.removesuffix(".yml")
+            role = rf"webstack\.ha\.{name}\b"
+            books = [
+                pathlib.Path(path).stem
+                for path, text in self.sources.items()
+                if folder == "roles" and path.startswith("playbooks/") and re.search(role, text)
+            ]
+            books += [name] if folder == "playbooks" else []
+            word = re.compile("|".join([role, *(rf"(?:webstack\.ha\.|playbooks/){book}\b" for book in books)]))
+            self.known[user] = {scenario for scenario, text in self.scenarios.items() if word.search(text)}
+        return self.known[user]
+
     def touched_by(self, file: str) -> set[str]:
         """The scenarios that a file can touch."""
         parts = file.split("/")
@@ -90,11 +137,15 @@ class Project:
         if file.startswith("plugins/module_utils/rules/"):
             # Each file has the rules of one role; what else lies there serves all of them.
             role = f"roles/{pathlib.Path(file).stem}"
-            return of_user(role, self.scenarios) if f"{role}/tasks/main.yml" in self.sources else set(self.scenarios)
+            return self.running({role}) if f"{role}/tasks/main.yml" in self.sources else set(self.scenarios)
+        if program := PROGRAM.match(file):
+            if f"plugins/module_utils/webstack/{program[1]}/cli.py" not in self.sources:
+                return set(self.scenarios)
+            return self.running(self.callers(program[1]))
         if plugin := PLUGIN.match(file):
-            return {s for user in self.users(plugin[1]) for s in of_user(user, self.scenarios)}
+            return self.running(self.users(plugin[1]))
         if parts[0] in ("roles", "playbooks"):
-            return of_user("/".join(parts[:2]), self.scenarios)
+            return self.running({"/".join(parts[:2])})
         return {"default"} & set(self.scenarios) if parts[0] in ("inventories", "examples") else set()
 
 
@@ -109,21 +160,11 @@ def stages(files: Iterable[str], root: pathlib.Path = ROOT) -> list[str]:
     for file in files:
         touched |= project.touched_by(file)
         parts = file.split("/")
-        if parts[0] == "plugins":
-            wanted |= {"sanity", "integration"}
-        elif parts[0] in ("roles", "playbooks", "inventories", "examples"):
+        if parts[0] in ("plugins", "roles", "playbooks", "inventories", "examples"):
             wanted.add("integration")
         elif parts[0] == "tests" and parts[1] in ("integration", "equality"):
             wanted.add(parts[1])
     return [*sorted(wanted), *(["images"] if touched else []), *(f"molecule:{name}" for name in sorted(touched))]
-
-
-def of_user(user: str, scenarios: dict[str, str]) -> set[str]:
-    """The scenarios that run a role or a playbook. The whole site runs them all."""
-    folder, _, name = user.partition("/")
-    name = name.removesuffix(".yml")
-    word = re.compile(rf"webstack\.ha\.{name}\b" if folder == "roles" else rf"(?:webstack\.ha\.|playbooks/){name}\b")
-    return {"default", *(scenario for scenario, text in scenarios.items() if word.search(text))} & set(scenarios)
 
 
 if __name__ == "__main__":

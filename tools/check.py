@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Run the checks, the longest first and two at a time; end with `N passed, N failed`.
+"""Run the checks, the longest first, as many at a time as the cores carry; end with `N passed, N failed`.
 
   tools/check.py                     everything
   tools/check.py lint unit           some stages
   tools/check.py molecule:lb_nginx   one scenario
 
 Full output of each check: .cache/check/<check>.log; shown at once for what fails. What each check may cost stands in
-tests/budgets.yml: one that takes three times as long is ended.
+tests/budgets.yml, for the machine that it was measured on: one that takes three times as long is ended. A piece of work
+at the beginning says how much faster or slower this machine is.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from xml.etree import ElementTree
 
+import speed
 from runner import BIN, LOGS, ROOT, Budget, Check, Outcome, Runner
 
 BUDGETS = ROOT / "tests/budgets.yml"
+OLDER_IMAGE = "images-12"
 
 
 @dataclass
@@ -72,6 +75,7 @@ def lint() -> list[Check]:
         single("role-docs", *python("tools/role_docs.py", "--check")),
         single("changelog", str(BIN / "antsibull-changelog"), "lint"),
         single("ansible-lint", str(BIN / "ansible-lint"), "--offline", "--profile=production"),
+        single("sanity", "bash", "tools/sanity.sh"),
     ]
 
 
@@ -81,7 +85,15 @@ def scenarios() -> list[str]:
 
 def molecule(name: str, images: Sequence[str]) -> Check:
     command = [str(BIN / "molecule"), "test", "--scenario-name", name]
-    return Check(f"molecule-{name}", command, LOGS / f"verify-{name}.xml", lab=name, after=frozenset(images))
+    needed = {image for image in images if image != OLDER_IMAGE or name in on_older_release()}
+    return Check(f"molecule-{name}", command, LOGS / f"verify-{name}.xml", lab=name, after=frozenset(needed))
+
+
+def on_older_release() -> list[str]:
+    """The scenarios whose hosts run the older Debian."""
+    return [
+        path.parent.name for path in ROOT.glob("molecule/*/inventory.yml") if 'lab_release: "12"' in path.read_text()
+    ]
 
 
 def checks_of(stage: str, images: Sequence[str]) -> list[Check]:
@@ -93,12 +105,18 @@ def checks_of(stage: str, images: Sequence[str]) -> list[Check]:
         return [pytest("unit", "-n", "2", "tests/unit")]
     if word in ("equality", "integration"):
         return [pytest(word, f"tests/{word}")]
-    if word == "sanity":
-        return [single("sanity", "bash", "tools/sanity.sh")]
     if word == "images":
         return [
             single("engine", "bash", "tools/engine.sh"),
             single("images", *python("tools/lab.py", "image", "lean", "warm"), after=["engine"]),
+            # Not beside the first one: both may have to install debootstrap.
+            single(
+                OLDER_IMAGE,
+                "env",
+                "WEBSTACK_LAB_RELEASE=12",
+                *python("tools/lab.py", "image", "warm"),
+                after=["images"],
+            ),
         ]
     if word == "django":
         return [
@@ -110,13 +128,18 @@ def checks_of(stage: str, images: Sequence[str]) -> list[Check]:
     raise SystemExit(f"check: no stage {stage!r}; known: {', '.join(STAGES)}, molecule:SCENARIO")
 
 
-STAGES = ["images", "molecule", "unit", "sanity", "integration", "django", "equality", "lint"]
+STAGES = ["images", "molecule", "unit", "integration", "django", "equality", "lint"]
 
 
 def budgets() -> dict[str, Budget]:
     import yaml
 
     return {name: Budget(**cost) for name, cost in yaml.safe_load(BUDGETS.read_text()).items()}
+
+
+def scaled(allowed: dict[str, Budget], factor: float) -> dict[str, Budget]:
+    """The budgets of a machine that takes `factor` times the CPU. A faster one waits for outages as long as any."""
+    return {name: Budget(cost.wall * max(1, factor), cost.cpu * factor) for name, cost in allowed.items()}
 
 
 def counts(check: Check, code: int) -> tuple[int, int]:
@@ -187,7 +210,7 @@ def report(outcome: Outcome, tally: Tally) -> None:
 def over_budget(outcomes: Sequence[Outcome], allowed: dict[str, Budget]) -> list[str]:
     """One line for each check that cost a third more CPU than its budget, and a little more than noise."""
     return [
-        f"{o.check.name}: CPU {o.cpu:.0f} s, its budget is {allowed[o.check.name].cpu:g} s"
+        f"{o.check.name}: CPU {o.cpu:.0f} s, its budget is {allowed[o.check.name].cpu:.0f} s here"
         for o in outcomes
         if o.check.name in allowed and o.cpu > max(1.3 * allowed[o.check.name].cpu, allowed[o.check.name].cpu + 5)
     ]
@@ -199,13 +222,18 @@ def main(names: list[str]) -> int:
     images = [check.name for check in checks_of("images", [])] if "images" in stages else []
     # A wrong name is refused before anything runs.
     checks = unit_first([check for stage in stages for check in checks_of(stage, images)])
-    allowed = budgets()
+    factor = speed.factor()
+    allowed = scaled(budgets(), factor)
+    print(f"check: this machine takes {factor:.2f} times the CPU that budgets count in", flush=True)
     tally = Tally()
     started = time.monotonic()
+    runner = Runner(allowed, lambda outcome: report(outcome, tally))
     try:
-        Runner(allowed, lambda outcome: report(outcome, tally))(checks)
+        runner(checks)
     except KeyboardInterrupt:
-        print("\ncheck: interrupted; 'make test' runs again, 'make clean' removes what was left", file=sys.stderr)
+        print("\ncheck: interrupted, and what ran was ended; 'make test' runs again", file=sys.stderr)
+        for lab in sorted(runner.labs):
+            print(f"check: 'make drop S={lab}' removes its hosts", file=sys.stderr)
         return 130
     minutes, cpu = (time.monotonic() - started) / 60, sum(o.cpu for o in tally.outcomes) / 60
     print(f"\ncheck: {minutes:.1f} minutes, {cpu:.1f} of CPU")

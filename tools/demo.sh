@@ -9,7 +9,10 @@ export ANSIBLE_CONFIG=ansible.cfg
 
 trap 'printf "\ndemo: interrupted; run \"make demo\" again to go on, \"make demo-down\" to remove it\n" >&2; exit 130' INT
 
-lab() { .venv/bin/python tools/lab.py "$@"; }
+# Hosts go without .venv, too.
+python=.venv/bin/python
+[ -x "$python" ] || python=python3
+lab() { "$python" tools/lab.py "$@"; }
 playbook() { .venv/bin/ansible-playbook -i "$inventory" "$@"; }
 
 up() {

@@ -6,13 +6,14 @@ container of the host's name on a bridge with the subnet `webstack_network`. Fur
 the lab reads:
 
   lab_image     lean (default): a bare host; warm: the packages of all roles are already installed
+  lab_release   Debian release of the host, "13" (default) or "12"
   lab_names     list of extra names that every host resolves, [{name, address}]
   lab_network6  second subnet of the bridge, IPv6, and
   lab_address6  the host's address in it
   lab_publish   list of [{port, to}]: forward 127.0.0.1:port of this machine through the host to an address:port
 
-Environment: WEBSTACK_LAB_RELEASE (Debian release, 13 or 12), WEBSTACK_LAB_IMAGE (overrides lab_image),
-WEBSTACK_LAB_PORT (port of this machine for lab_publish).
+Environment: WEBSTACK_LAB_RELEASE (overrides lab_release), WEBSTACK_LAB_IMAGE (overrides lab_image), WEBSTACK_LAB_PORT
+(port of this machine for lab_publish).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -80,16 +81,22 @@ def docker(*arguments: str, check: bool = True, **options: Any) -> subprocess.Co
 # --- images -----------------------------------------------------------------------------------------
 
 
-def release() -> str:
-    value = os.environ.get("WEBSTACK_LAB_RELEASE", "13")
+def release(variables: Mapping[str, Any] | None = None) -> str:
+    """The Debian of a host, by its variables; of all hosts if the environment names one."""
+    word = "WEBSTACK_LAB_RELEASE" if "WEBSTACK_LAB_RELEASE" in os.environ else "lab_release"
+    value = os.environ.get(word) or str((variables or {}).get(word, "13"))
     if value not in CODENAMES:
-        raise LabError(f"WEBSTACK_LAB_RELEASE is {value!r}; known are {', '.join(CODENAMES)}")
+        raise LabError(f"{word} is {value!r}; known are {', '.join(CODENAMES)}")
     return value
 
 
-def keeps_bytecode() -> bool:
+def keeps_bytecode(version: str) -> bool:
     """Debian 12 goes without, so that the plain way stays tested."""
-    return release() != "12"
+    return version != "12"
+
+
+def kind_of(variables: Mapping[str, Any]) -> str:
+    return os.environ.get("WEBSTACK_LAB_IMAGE") or str(variables.get("lab_image", "lean"))
 
 
 def has_image(name: str) -> bool:
@@ -208,9 +215,9 @@ def stamp_of(name: str) -> str:
     ).stdout.strip()
 
 
-def image(kind: str) -> str:
+def image(kind: str, version: str = "") -> str:
     """Build the image `kind` (lean or warm) unless it is there and still fits; return its name."""
-    version = release()
+    version = version or release()
     base, own_base = base_image(version)
     name = f"webstack-lab:{version}" + ("-warm" if kind == "warm" else "")
     packages = " ".join(role_packages()) if kind == "warm" else ""
@@ -228,7 +235,7 @@ def image(kind: str) -> str:
         for file in ("Dockerfile", "lab-host.service"):
             shutil.copy(ROOT / "lab" / file, context)
         machine_files(context / "machine", version, own_base)
-        if keeps_bytecode():
+        if keeps_bytecode(version):
             folder = context / "machine/usr/lib/python3/dist-packages"
             folder.mkdir(parents=True)
             shutil.copy(ROOT / "lab/lab_bytecode.py", folder)
@@ -316,7 +323,7 @@ def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[
         if running != "true":
             docker("start", name)
     else:
-        kind = os.environ.get("WEBSTACK_LAB_IMAGE") or variables.get("lab_image", "lean")
+        version = release(variables)
         docker(
             "run", "--detach", f"--name={name}", f"--hostname={name}", f"--network={net}",
             f"--ip={variables['webstack_address']}", f"--label={LABEL}={lab}",
@@ -324,8 +331,8 @@ def start(name: str, variables: dict[str, Any], lab: str, net: str, names: list[
             *(f"--publish=127.0.0.1:{os.environ.get('WEBSTACK_LAB_PORT', p['port'])}:{p['port']}"
               for p in variables.get("lab_publish", [])),
             *(f"--add-host={n}" for n in names), *RUN_FLAGS,
-            *([f"--volume={BYTECODE}:/var/cache/lab-bytecode"] if keeps_bytecode() else []),
-            f"{SNAPSHOT}:{name}" if kept else image(kind),
+            *([f"--volume={BYTECODE}:/var/cache/lab-bytecode"] if keeps_bytecode(version) else []),
+            f"{SNAPSHOT}:{name}" if kept else image(kind_of(variables), version),
         )  # fmt: skip
 
 
@@ -384,9 +391,9 @@ def in_parallel(function: Any, items: Iterator[tuple[Any, ...]] | list[tuple[Any
 def up(source: str, lab: str, kept: bool = False) -> None:
     """Start the hosts of an inventory; with `kept` from their snapshots."""
     hosts = inventory(source)
-    kinds = {os.environ.get("WEBSTACK_LAB_IMAGE") or v.get("lab_image", "lean") for v in hosts.values()}
-    for kind in [] if kept else sorted(kinds):
-        image(kind)
+    images = {(kind_of(v), release(v)) for v in hosts.values()}
+    for kind, version in [] if kept else sorted(images):
+        image(kind, version)
     names = [f"{n}:{v['webstack_address']}" for n, v in hosts.items()]
     names += [f"{e['name']}:{e['address']}" for v in list(hosts.values())[:1] for e in v.get("lab_names", [])]
     started = time.monotonic()

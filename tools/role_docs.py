@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Write the variable tables between the markers, from the specifications.
+"""Write what is known about variables from the specifications, so that each is described once.
 
-tools/role_docs.py            every role's README.md, and docs/architecture.md
-tools/role_docs.py --check    write nothing, exit 1 when a table is out of date
+tools/role_docs.py            tables between the markers in every role's README.md and docs/architecture.md, and the
+                              comments in every role's defaults/main.yml
+tools/role_docs.py --check    write nothing, exit 1 when one is out of date
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import pathlib
 import re
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +23,11 @@ BEGIN = "<!-- variables:begin -->"
 END = "<!-- variables:end -->"
 #: A default longer than this is shown below the table's line, in the description.
 LONGEST_DEFAULT = 60
+#: Of a comment in the defaults.
+WIDTH = 118
+#: A line of the defaults that begins an input. One without a default is commented out.
+INPUT = re.compile(r"(?:# ?)?([a-z][a-z0-9_]*):(?:\s|$)")
+SECTION = "# ---"
 
 Spec = Mapping[str, Any]
 
@@ -64,12 +71,18 @@ def code(text: str) -> str:
     return f"{fence}{text}{fence}"
 
 
+def meaning(spec: Spec) -> str:
+    """Return the description, with the choices."""
+    text = plain(spec.get("description"))
+    if spec.get("choices"):
+        text += " One of " + ", ".join(code(literal(choice)) for choice in spec["choices"]) + "."
+    return text
+
+
 def rows(options: Mapping[str, Spec], parent: str = "") -> Iterator[str]:
     """Yield a line for each option and, below it, for the keys of its mappings."""
     for name, spec in options.items():
-        description = plain(spec.get("description"))
-        if spec.get("choices"):
-            description += " One of " + ", ".join(code(literal(choice)) for choice in spec["choices"]) + "."
+        description = meaning(spec)
         if spec.get("required"):
             default = "**required**"
             if spec.get("groups"):
@@ -116,33 +129,85 @@ def filled(text: str, content: str) -> str | None:
     return f"{text[: start + len(BEGIN)]}\n\n{content}\n\n{text[end:]}"
 
 
-def documents(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, str]]:
-    """Yield each document with its table."""
-    for specs in sorted(root.glob("roles/*/meta/argument_specs.yml")):
-        data = yaml.safe_load(specs.read_text(encoding="utf-8"))["argument_specs"]
-        yield specs.parent.parent / "README.md", role_tables(data)
-    site = yaml.safe_load((root / "meta/site_specs.yml").read_text(encoding="utf-8"))
-    yield root / "docs/architecture.md", table(site["options"])
+def keys(spec: Spec) -> str:
+    """Return the keys of a mapping, or of each in a list, and of the mappings in it."""
+    options: Mapping[str, Spec] = spec.get("options") or {}
+    parts = []
+    for needed, words in ((True, "has"), (False, "may have")):
+        names = []
+        for name, inner in options.items():
+            if bool(inner.get("required")) == needed:
+                own = keys(inner)
+                names.append(f"{code(name)} ({own[0].lower()}{own[1:]})" if own else code(name))
+        if names:
+            parts.append(f"{words} {', '.join(names)}")
+    who = "Each" if spec.get("type") == "list" else "It"
+    return f"{who} {', and '.join(parts)}" if parts else ""
+
+
+def comment(spec: Spec) -> list[str]:
+    """Return the comment above an input."""
+    text = meaning(spec)
+    if shape := keys(spec):
+        text += f" {shape}."
+    if spec.get("no_log"):
+        text += " Secret."
+    if spec.get("required"):
+        text += " Required."
+    return textwrap.wrap(
+        text, WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def commented(text: str, options: Mapping[str, Spec]) -> str:
+    """Return a role's defaults with the comments that the specifications give. Sections and values stay."""
+    lines: list[str] = []
+    for line in text.splitlines():
+        match = INPUT.match(line)
+        if line.startswith(SECTION):
+            lines += [line] if lines[-1:] == ["---"] else ["", line]
+        elif match and match[1] in options:
+            lines += ["", *comment(options[match[1]]), line]
+        elif match and not line.startswith("#"):
+            raise ValueError(f"{match[1]}: no specification")
+        elif line and not line.startswith("#"):
+            lines.append(line)
+    # A first input without a section stands below the head.
+    if lines[:2] == ["---", ""]:
+        del lines[1]
+    return "\n".join(lines) + "\n"
+
+
+def documents(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, str, str | None]]:
+    """Yield each document, its text, and the text that it should have: None when the markers are missing."""
+    for path in sorted(root.glob("roles/*/meta/argument_specs.yml")):
+        specs = yaml.safe_load(path.read_text(encoding="utf-8"))["argument_specs"]
+        readme, defaults = path.parent.parent / "README.md", path.parent.parent / "defaults/main.yml"
+        text = read(readme)
+        yield readme, text, filled(text, role_tables(specs))
+        text = read(defaults)
+        yield defaults, text, commented(text, specs["main"]["options"])
+    site = yaml.safe_load(read(root / "meta/site_specs.yml"))
+    text = read(root / "docs/architecture.md")
+    yield root / "docs/architecture.md", text, filled(text, table(site["options"]))
+
+
+def read(path: pathlib.Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 def main(arguments: list[str]) -> int:
     """Write or check; return the exit code."""
-    parser = argparse.ArgumentParser(description="Write the variable tables from the specifications.")
+    parser = argparse.ArgumentParser(description="Write tables and comments from the specifications.")
     parser.add_argument(
         "--check",
         action="store_true",
-        help="write nothing, fail when a table is out of date",
+        help="write nothing, fail when one is out of date",
     )
     check = parser.parse_args(arguments).check
     bad = 0
-    for path, content in documents(ROOT):
+    for path, text, wanted in documents(ROOT):
         name = path.relative_to(ROOT)
-        if not path.is_file():
-            print(f"role_docs: {name} is missing", file=sys.stderr)
-            bad += 1
-            continue
-        text = path.read_text(encoding="utf-8")
-        wanted = filled(text, content)
         if wanted is None:
             print(f"role_docs: {name} has no lines {BEGIN} and {END}", file=sys.stderr)
             bad += 1

@@ -33,9 +33,11 @@ PY
 export HOME=$work/home LC_ALL=C.UTF-8
 
 cd "$work/collections/ansible_collections/webstack/ha"
-# ansible-test asks git which files there are. Programs that roles put on hosts and the demo application are no
-# plugins of Ansible, and its rules for those (no interpreter line, no name `_`) do not fit them; ruff reads them.
+# ansible-test asks git which files there are. The program of the hosts, what roles put on them and the demo application
+# are no plugins of Ansible, and its rules for those (nothing printed, no name `_`) do not fit them; ruff and mypy read
+# them. What plugins share with that program is in `pure`, and read here, too.
 git init --quiet .
-printf '%s\n' 'roles/*/files/' 'roles/*/templates/' examples/ >>.git/info/exclude
+printf '%s\n' 'roles/*/files/' 'roles/*/templates/' examples/ \
+    'plugins/module_utils/webstack/*' '!plugins/module_utils/webstack/pure/' >>.git/info/exclude
 git add --all .
 ansible-test sanity --color no --python "$(python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" "$@"

@@ -14,8 +14,9 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.template import generate_ansible_template_vars, trust_as_template
 from ansible_collections.webstack.ha.plugins.module_utils import _files
+from ansible_collections.webstack.ha.plugins.module_utils._host_program import MOVED, HostProgram, notices
 
-OPTIONS = frozenset({"files", "validate", "validate_always"})
+OPTIONS = frozenset({"files", "validate", "validate_always", "host_program", "notices", "settled"})
 
 
 class ActionModule(ActionBase):
@@ -41,15 +42,25 @@ class ActionModule(ActionBase):
             raise AnsibleActionFail("webstack.ha.files: files is required")
         try:
             items = _files.entries(args["files"])
+            program = HostProgram() if _files.boolean(args.get("host_program", False), "host_program") else None
+            if program is not None:
+                # First of all: what checks the files may be the program.
+                items = _files.entries(program.links()) + items
+            if args.get("notices"):
+                items += _files.entries(notices(args["notices"]))
             validate = args.get("validate")
             payload: dict[str, Any] = {
                 "files": items,
                 "validate": _files.command(validate, "validate", placeholder=False) if validate else None,
                 "validate_always": _files.boolean(args.get("validate_always", False), "validate_always"),
             }
+            if args.get("settled") is not None:
+                payload["settled"] = _files.settled(args["settled"])
         except ValueError as exc:
             raise AnsibleActionFail(f"webstack.ha.files: {exc}") from exc
 
+        if args.get("notices") and args["notices"]["metrics_directory"]:
+            payload["running"] = ["cron.service"]
         for item in items:
             if item["state"] == "file":
                 if "src" in item:
@@ -58,22 +69,39 @@ class ActionModule(ActionBase):
                 item.pop("src", None)
                 item.pop("vars", None)
 
-        if not items and not (payload["validate"] and payload["validate_always"]):
+        if not items and "settled" not in payload and not (payload["validate"] and payload["validate_always"]):
             # A list that a role built from its variables may be empty: that is no reason to bother the host.
             result.update(changed=False, changed_files=[])
             return result
 
-        # One opaque argument: file contents appear neither in an invocation nor in debug output, and
-        # travel compressed. The module's own marker stays free of quotes this way, too.
-        packed = base64.b64encode(zlib.compress(json.dumps(payload).encode("ascii"), 6)).decode("ascii")
-        result.update(
-            self._execute_module(
-                module_name="webstack.ha.files",
-                module_args={"payload": packed},
-                task_vars=task_vars,
-            )
-        )
+        if program is not None:
+            payload.update(program=program.digest, moved=MOVED)
+        answer = self._send(payload, task_vars)
+        if program is not None and answer.pop("program_missing", False):
+            # Complete and on the disk before a link leads to it.
+            sent = answer = self._send({"files": _files.entries(program.content()), "compile": program.home}, task_vars)
+            if not sent.get("failed"):
+                answer = self._send({**payload, "program": ""}, task_vars)
+                current = items[0]["dest"]
+                if sent.get("changed") and not answer.get("failed") and current not in answer["changed_files"]:
+                    # The link was right, and what it leads to was not there.
+                    answer.update(changed=True, changed_files=[current, *answer["changed_files"]])
+                    if "settled" in payload:
+                        answer.update(settled=False, unsettled=["files changed"])
+        result.update(answer)
         return result
+
+    def _send(self, payload: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """Run the module.
+
+        One opaque argument: file contents appear neither in an invocation nor in debug output, and travel compressed.
+        The module's own marker stays free of quotes this way, too.
+        """
+        packed = base64.b64encode(zlib.compress(json.dumps(payload).encode("ascii"), 6)).decode("ascii")
+        answer: dict[str, Any] = self._execute_module(
+            module_name="webstack.ha.files", module_args={"payload": packed}, task_vars=task_vars
+        )
+        return answer
 
     def _read(self, item: dict[str, Any], task_vars: dict[str, Any]) -> str:
         """Return the text of an entry's src; bytes that are no UTF-8 survive as surrogates."""

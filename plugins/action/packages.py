@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible.errors import AnsibleActionFail
@@ -13,6 +13,8 @@ from ansible.plugins.action import ActionBase
 
 # Debian policy 5.6.7, and optionally an architecture.
 NAME = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?")
+#: Where playbooks/preflight.yml keeps what the host said.
+LOOK = "__webstack_look"
 # What apt says when its lists are older than the archive, or empty.
 STALE = re.compile(r"No package matching|Unable to locate|404\s+Not Found|Failed to fetch", re.IGNORECASE)
 
@@ -46,6 +48,9 @@ class ActionModule(ActionBase):
         except ValueError as exc:
             raise AnsibleActionFail(f"webstack.ha.packages: {exc}") from exc
 
+        if set(wanted) <= self._told(task_vars or {}):
+            result.update(changed=False, missing=[])
+            return result
         found = self._execute_module(
             module_name="webstack.ha.packages", module_args={"name": wanted}, task_vars=task_vars
         )
@@ -62,6 +67,16 @@ class ActionModule(ActionBase):
             lines = "".join(f"{name}\n" for name in missing)
             result["diff"] = {"before_header": "packages", "after_header": "packages", "before": "", "after": lines}
         return result
+
+    def _told(self, variables: dict[str, Any]) -> set[str]:
+        """Return the packages of which the host said in this run, to webstack.ha.host_info, that it has them.
+
+        No role of this collection removes one, and what it did not have then is asked again.
+        """
+        look = variables.get(LOOK)
+        if self._task.delegate_to or not isinstance(look, Mapping):
+            return set()
+        return set(str(look.get("installed") or "").split())
 
     def _install(self, missing: list[str], task_vars: dict[str, Any] | None) -> dict[str, Any]:
         def apt(cache_valid_time: int) -> dict[str, Any]:

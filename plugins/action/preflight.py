@@ -24,6 +24,7 @@ from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import (
     Role,
     SiteHost,
     raw,
+    specification,
 )
 
 
@@ -45,7 +46,7 @@ class ActionModule(ActionBase):
         _validated, arguments = self.validate_argument_spec(
             argument_spec={
                 "check": {"type": "str", "default": "inventory", "choices": ["inventory", "hosts", "authority"]},
-                "answers": {"type": "str", "default": "__webstack_preflight"},
+                "answers": {"type": "str", "default": "__webstack_look"},
                 "role": {"type": "str"},
             }
         )
@@ -191,7 +192,7 @@ class Inventory:
         self.groups: Mapping[str, Sequence[str]] = task_vars["groups"]
         self.checked: list[str] = list(task_vars["ansible_play_hosts_all"])
         self.warnings: list[str] = []
-        self.site = _site_checks.parse_site(loader.load_from_file(os.path.join(collection, "meta", "site_specs.yml")))
+        self.site = _site_checks.parse_site(specification(os.path.join(collection, "meta", "site_specs.yml")))
         roles = os.path.join(collection, "roles")
         names = sorted(name for name in os.listdir(roles) if os.path.isdir(os.path.join(roles, name)))
         self.roles = {name: Role(name, os.path.join(roles, name), loader) for name in names}
@@ -210,6 +211,11 @@ class Inventory:
             self._extra[name] = self.checked
         self._hosts: dict[str, SiteHost] = {}
         self._sentinels, self._no_sentinels = _sentinels(self.groups, self._engine())
+        self._no_quorum = ""
+        try:
+            self.groups = {**self.groups, "quorum": _shard_layout.quorum_hosts(self.groups, self._has_quorum())}
+        except ValueError as error:
+            self._no_quorum = str(error)
 
     def _engine(self) -> str:
         """Return what the cache is: it decides which hosts run a sentinel. What is no engine is reported elsewhere."""
@@ -218,6 +224,11 @@ class Inventory:
             if engine in _shard_layout.ENGINES:
                 return str(engine)
         return _shard_layout.RING
+
+    def _has_quorum(self) -> bool:
+        """Say whether the site wants one without a group of its own."""
+        given = (self._hostvars[name].get("webstack_quorum_enabled") for name in self.checked)
+        return any(_site_checks.boolean(value) for value in given)
 
     def host(self, name: str) -> SiteHost:
         """Return a host with the defaults of the roles of its groups."""
@@ -252,6 +263,8 @@ class Inventory:
         found.extend(_site_checks.check_groups(self.site, self.groups, allow_single))
         if self._no_sentinels and self.groups.get("redis") and not self.groups.get("sentinel"):
             found.append(Problem("", "group redis", self._no_sentinels))
+        if self._no_quorum:
+            found.append(Problem("", "webstack_quorum_enabled", self._no_quorum))
         found.extend(_site_checks.check_settings(self.site, self.groups, settings, failed))
         found.extend(_site_checks.check_addresses(self.site, self.groups, settings))
         found.extend(self._authority())

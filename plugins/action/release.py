@@ -28,6 +28,7 @@ from ansible_collections.webstack.ha.plugins.module_utils import (
     _site_checks,
     _source_secrets,
 )
+from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import specification
 
 OPTIONS = frozenset({"source", "exclude", "inputs", "required"})
 VERBS = frozenset({"clone", "remote", "rev-parse", "archive", "ls-tree"})
@@ -287,7 +288,7 @@ def _keep_private(folder: pathlib.Path) -> None:
 
 def site_secrets(loader: Any, task_vars: Mapping[str, Any]) -> _source_secrets.Known:
     """Return the secrets of the site, wherever they are: none of them belongs into a release."""
-    site = _site_checks.parse_site(loader.load_from_file(str(COLLECTION / "meta/site_specs.yml")))
+    site = _site_checks.parse_site(specification(str(COLLECTION / "meta/site_specs.yml")))
     hostvars, groups = task_vars.get("hostvars") or {}, task_vars.get("groups") or {}
     hosts = [*_site_checks.members(site, groups), *(task_vars.get("ansible_play_hosts_all") or ())]
     directories: set[str] = set()

@@ -9,7 +9,13 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.webstack.ha.plugins.module_utils import _site_checks
-from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import COLLECTION, HOST_RULES, Host, Role
+from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import (
+    COLLECTION,
+    HOST_RULES,
+    Host,
+    Role,
+    specification,
+)
 
 
 class ActionModule(ActionBase):
@@ -29,7 +35,7 @@ class ActionModule(ActionBase):
         )
         name = variables["inventory_hostname"]
         role = Role(arguments["role"], os.path.join(COLLECTION, "roles", arguments["role"]), self._loader)
-        site = self._loader.load_from_file(os.path.join(COLLECTION, "meta", "site_specs.yml"))
+        site = specification(os.path.join(COLLECTION, "meta", "site_specs.yml"))
         host = Host(name, variables, self._loader, site["secrets"])
         if arguments["seen"] is None:
             said = [problem.sentence for problem in _site_checks.only_first(host.inputs(role)[1])]

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -26,7 +25,7 @@ LENGTH = 48
 
 HEADER = """\
 ---
-# Secrets of this site, written once by playbooks/secrets.yml, which adds what is missing and changes nothing.
+# Secrets of this site, written once by webstack.ha.secrets, which adds what is missing and changes nothing.
 # Encrypt the file before it leaves this machine: ansible-vault encrypt secrets.yml
 """
 
@@ -198,7 +197,10 @@ def _locked(path: str) -> Iterator[None]:
         directory = os.path.dirname(directory)
     handle = os.open(directory, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            _pki_store.take(handle, directory)
+        except ValueError as error:
+            raise AnsibleActionFail(str(error)) from None
         yield
     finally:
         os.close(handle)

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters around the consistent-hash ring: thin, the rule is in module_utils/hash_ring.py."""
+"""Filters around the consistent-hash ring: thin, the rule is in module_utils/webstack/pure/ring.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
-from ansible_collections.webstack.ha.plugins.module_utils import _ring_report, hash_ring
+from ansible_collections.webstack.ha.plugins.module_utils import _ring_report
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure import ring as hash_ring
 
 
 # A template that locates keys one by one builds its ring once. The cache must tell a weight of 1 from True and 1.0,

@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Filters of the cache's servers: hosts to shards, amounts of memory."""
+"""Filter shard_layout: hosts to shards."""
 
 from __future__ import annotations
 
@@ -23,20 +23,9 @@ def shard_layout(
         raise AnsibleFilterError(f"webstack.ha.shard_layout: {exc}") from exc
 
 
-def redis_bytes(text: Any) -> int:
-    """Return an amount of memory as a number."""
-    try:
-        return _shard_layout.memory_bytes(text)
-    except ValueError as exc:
-        raise AnsibleFilterError(f"webstack.ha.redis_bytes: {exc}") from exc
-
-
 class FilterModule:
     """Filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return name and function of each filter."""
-        return {
-            "redis_bytes": redis_bytes,
-            "shard_layout": shard_layout,
-        }
+        return {"shard_layout": shard_layout}

@@ -21,20 +21,27 @@ UNKNOWN = "unknown"
 ISSUED = "/etc/nginx/webstack/site.crt"
 #: Roles that have a directory for the authority, and where each keeps a certificate of it on its hosts.
 FILES: Mapping[str, tuple[str, ...]] = {
-    "lb_nginx": ("/etc/webstack-tls/channel/ca.crt", ISSUED),
+    "lb_nginx": ("/etc/webstack/tls/channel/ca.crt", ISSUED),
     "mysql_replication": ("/etc/mysql/webstack/ca.pem",),
+    "quorum": ("/etc/webstack/quorum/ca.pem",),
     "redis_cluster_client": ("/etc/webstack/cache-ca.pem",),
     "redis_shard": ("/etc/redis/tls/ca.pem", "/etc/valkey/tls/ca.pem"),
     "was_django": ("/etc/webstack/ca.pem",),
 }
 #: Roles that meet each other with these certificates: with two authorities neither would accept the other.
-TOGETHER = (("lb_nginx",), ("mysql_replication", "was_django"), ("redis_shard", "redis_cluster_client"))
+TOGETHER = (
+    ("lb_nginx",),
+    ("mysql_replication", "was_django"),
+    ("quorum",),
+    ("redis_shard", "redis_cluster_client"),
+)
 
 
 #: What decides whether a role needs the authority, each value with those that mean that it does not.
 NEEDS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "lb_nginx": {"lb_nginx_tls_mode": ("files",)},
     "mysql_replication": {},
+    "quorum": {},
     "redis_cluster_client": {"redis_cluster_client_tls_enabled": (False,)},
     "redis_shard": {"redis_shard_tls_enabled": (False,)},
     "was_django": {"was_django_database_engine": ("sqlite",), "was_django_database_tls_enabled": (False,)},

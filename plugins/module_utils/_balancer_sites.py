@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.webstack.ha.plugins.module_utils import _certificate_problem, _settings, _site_checks
+from ansible_collections.webstack.ha.plugins.module_utils import _settings, _site_checks
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure import certificate
 
 Site = Mapping[str, Any]
 
@@ -71,7 +72,7 @@ def problems(
         if not missing:
             # Empty when there is nothing to say.
             found.append(
-                _certificate_problem.problem(
+                certificate.problem(
                     *pairs[site["name"]],
                     f"{at}tls_certificate_file",
                     f"{at}tls_key_file",
@@ -169,13 +170,3 @@ def longest_wait(variables: Site, port: Any, default: int = READ_TIMEOUT_SECONDS
         ]
         longest = max(longest, *map(int, waits))
     return longest
-
-
-def named_files(
-    names: Sequence[str], values: Sequence[str], pattern: str, key: str = "content", **attributes: Any
-) -> list[dict[str, Any]]:
-    """Return entries for webstack.ha.files: one file for each name, with pattern's %s as the name."""
-    return [
-        {"dest": pattern % name, key: f"{value.strip()}\n" if key == "content" else value, **attributes}
-        for name, value in zip(names, values, strict=True)
-    ]

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import ALGORITHM, Ring
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.ring import ALGORITHM, Ring
 
 Shards = Sequence[Mapping[str, Any]]
 

@@ -170,3 +170,37 @@ def entries(raw: Any) -> list[dict[str, Any]]:
                 )
             parent = posixpath.dirname(parent)
     return items
+
+
+def settled(raw: Any) -> dict[str, Any]:
+    """Return what has to hold on a host on which nothing is left to do: states of units, and commands that succeed."""
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"settled: expected a dictionary, got {type(raw).__name__}")
+    unknown = sorted(set(map(str, raw)) - {"units", "commands"})
+    if unknown:
+        raise ValueError(f"settled: unknown key {', '.join(unknown)}; known are commands, units")
+    units = raw.get("units") or []
+    commands = raw.get("commands") or []
+    for name, value in (("units", units), ("commands", commands)):
+        if isinstance(value, (str, Mapping)) or not isinstance(value, Sequence):
+            raise ValueError(f"settled.{name}: expected a list, got {type(value).__name__}")
+    return {
+        "units": [_unit(unit, f"settled.units[{index}]") for index, unit in enumerate(units)],
+        "commands": [
+            command(words, f"settled.commands[{index}]", placeholder=False) for index, words in enumerate(commands)
+        ],
+    }
+
+
+def _unit(raw: Any, where: str) -> dict[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise ValueError(f"{where}: expected a dictionary, got {type(raw).__name__}")
+    unknown = sorted(set(map(str, raw)) - {"name", "enabled", "running"})
+    if unknown:
+        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; known are enabled, name, running")
+    name = raw.get("name")
+    if not isinstance(name, str) or "." not in name or name.startswith("-"):
+        raise ValueError(f"{where}: name must be a unit with its ending, such as nginx.service, got {name!r}")
+    # Not said is not asked.
+    wanted = {key: boolean(raw[key], f"{where}: {key}") for key in ("enabled", "running") if raw.get(key) is not None}
+    return {"name": str(name), **wanted}

@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.mariadb import identifier, quote
 
 # One privilege, several names; the server prints the second.
 SYNONYMS = {
@@ -43,15 +45,7 @@ class Account:
 
     @property
     def sql(self) -> str:
-        return f"{literal(self.name)}@{literal(self.host)}"
-
-
-def literal(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-
-
-def identifier(name: str) -> str:
-    return "`" + name.replace("`", "``") + "`"
+        return f"{quote(self.name)}@{quote(self.host)}"
 
 
 def password_hash(password: str) -> str:
@@ -110,7 +104,7 @@ def wanted(item: Mapping[str, Any]) -> Account:
 def statements(want: Account, have: Account | None) -> list[tuple[str, str]]:
     """Statements from what is to what is wanted, each with a description that may be shown."""
     steps: list[tuple[str, str]] = []
-    login = f"IDENTIFIED VIA mysql_native_password USING {literal(want.password_hash)}"
+    login = f"IDENTIFIED VIA mysql_native_password USING {quote(want.password_hash)}"
     require = f"REQUIRE {REQUIRE[want.tls]}"
     if have is None:
         steps.append((f"CREATE USER {want.sql} {login} {require}", f"create account {want.label}"))
@@ -134,23 +128,3 @@ def statements(want: Account, have: Account | None) -> list[tuple[str, str]]:
                 (f"GRANT {words} ON {where} TO {want.sql}{option}", f"grant {words}{option} on {where} to {want.label}")
             )
     return steps
-
-
-def split_answers(text: str, marker: str) -> Sequence[list[list[str]]]:
-    """Output of a batch client with a marker row after each statement -> rows per statement, header dropped."""
-    answers: list[list[list[str]]] = []
-    rows: list[list[str]] = []
-    lines = iter(text.removesuffix("\n").split("\n"))
-    for line in lines:
-        if line == marker:
-            next(lines, None)
-            answers.append(rows[1:])
-            rows = []
-        else:
-            rows.append([unescape(cell) for cell in line.split("\t")])
-    return answers
-
-
-def unescape(cell: str) -> str:
-    names = {"n": "\n", "t": "\t", "0": "\0"}
-    return re.sub(r"\\(.)", lambda m: names.get(m[1], m[1]), cell)

@@ -9,6 +9,7 @@ import fcntl
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 
 from ansible_collections.webstack.ha.plugins.module_utils import _authority, _pki
@@ -16,10 +17,26 @@ from ansible_collections.webstack.ha.plugins.module_utils import _authority, _pk
 #: Whoever commits the inventory commits no key by the way.
 IGNORE = "# Keys of the internal authority: never under version control.\n*\n"
 
+#: Another fork or run holds the directory while it makes a certificate.
+LOCK_SECONDS = 300
+
 
 def absolute(path: str) -> str:
     """Return a directory by its one name, so that two names of it are no two directories."""
     return os.path.realpath(os.path.expanduser(path))
+
+
+def take(handle: int, directory: str, kind: int = fcntl.LOCK_EX) -> None:
+    """Lock a directory that is open; a run that has held it for minutes hangs, or waits for somebody at a terminal."""
+    end = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise ValueError(f"another run has held {directory} for {LOCK_SECONDS} s: end it") from None
+            time.sleep(0.02)
 
 
 def directory_error(path: object) -> str | None:
@@ -98,7 +115,7 @@ class Store:
             yield
             return
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX if self.writable else fcntl.LOCK_SH)
+            take(handle, self.directory, fcntl.LOCK_EX if self.writable else fcntl.LOCK_SH)
             if self.writable and stat.S_IMODE(os.fstat(handle).st_mode) & 0o077:
                 os.fchmod(handle, 0o700)
                 self.changed = True

@@ -149,7 +149,7 @@ def plan(
         if ready[primary]["read_only"]:
             return Plan(
                 refused=f"{primary} is the primary and read-only, so nobody can be seeded from it. If it waits for"
-                f" {reseed_node}, 'webstack-db promote --force' on {primary} opens it; then run again"
+                f" {reseed_node}, 'webstack db promote --force' on {primary} opens it; then run again"
             )
     # A seed brings those of the primary.
     result.time_zones = [n for n, s in ready.items() if n != result.seed and s.get("time_zones_current") is False]
@@ -182,7 +182,7 @@ def _refuse_reseed(node: str, names: Sequence[str], known: Mapping[str, State]) 
         if not known[other]:
             return (
                 f"{other} does not answer, and {node} is seeded from there. Bring it up first; if it is lost for good,"
-                f" 'webstack-db promote --force' makes {node} the primary"
+                f" 'webstack db promote --force' makes {node} the primary"
             )
         if not known[other].get("configured"):
             return (
@@ -258,7 +258,7 @@ def _find_primary(
                     "",
                     (
                         f"{replica} replicates from {source}, where nothing is installed. Make {replica} the primary"
-                        f" ('webstack-db promote --force' there) and run again to seed {source}"
+                        f" ('webstack db promote --force' there) and run again to seed {source}"
                     ),
                 )
             return source, "", ""
@@ -270,7 +270,7 @@ def _find_primary(
                 "",
                 (
                     f"{replica} replicates from {source}, which is empty. Make {replica} the primary"
-                    f" ('webstack-db promote --force' there) and run again to seed {source}"
+                    f" ('webstack db promote --force' there) and run again to seed {source}"
                 ),
             )
         return (
@@ -278,7 +278,7 @@ def _find_primary(
             "",
             (
                 f"{replica} replicates from {source}, which is read-only and was not the primary before."
-                f" 'webstack-db promote' on {source} makes it one"
+                f" 'webstack db promote' on {source} makes it one"
             ),
         )
     marked = [n for n, s in ready.items() if s.get("marker")]
@@ -292,7 +292,7 @@ def _find_primary(
             "",
             (
                 f"{' and '.join(with_data or marked)} hold data, none accepts writes and none replicates: nobody is the"
-                " primary. 'webstack-db promote --force' on the right one, then run again"
+                " primary. 'webstack db promote --force' on the right one, then run again"
             ),
         )
     if absent:

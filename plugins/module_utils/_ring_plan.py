@@ -14,7 +14,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ansible_collections.webstack.ha.plugins.module_utils._cache_configuration import place
-from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import ALGORITHM, DEFAULT_POINTS, Ring, moved
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.ring import (
+    ALGORITHM,
+    DEFAULT_POINTS,
+    Ring,
+    moved,
+)
 
 RING = "ring"
 PLAYBOOK = "webstack.ha.resize_cache"
@@ -68,7 +73,7 @@ class Part:
 
     @property
     def order(self) -> dict[str, Any]:
-        """What `redis-shard sweep` and `redis-shard census` take."""
+        """What `webstack cache sweep` and `webstack cache census` take."""
         return {"points": self.ring.points, "weights": self.ring.weights}
 
     def as_dict(self) -> dict[str, Any]:
@@ -254,8 +259,8 @@ def plan(
 ) -> dict[str, Any]:
     """Return the plan: figures per shard, where servers start and stop, and what is to be said about it.
 
-    `found`: what `situation` returned. `answers`: what `redis-shard census` says on each host, and as `maximum` what a
-    server there may use by the inventory; None where the host does not answer. `addresses`: inventory name of each
+    `found`: what `situation` returned. `answers`: what `webstack cache census` says on each host, and as `maximum` what
+    a server there may use by the inventory; None where the host does not answer. `addresses`: inventory name of each
     address. `members`: hosts that belong to the cache by the inventory.
     """
     addresses = addresses or {}

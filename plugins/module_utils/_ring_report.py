@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from html import escape
 
-from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import SPACE, Ring, arcs
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.ring import SPACE, Ring, arcs
 
 Figures = Mapping[str, Mapping[str, float]]
 

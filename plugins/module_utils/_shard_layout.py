@@ -1,6 +1,6 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Where the shards of the cache and their sentinels live.
+"""Where the shards of the cache, their sentinels and the members of the quorum live.
 
 Pure: no Ansible import, no I/O. Errors are ValueError and name the host and the variable.
 """
@@ -16,6 +16,7 @@ ADDRESS_VARIABLE = "webstack_address"
 SENTINEL_GROUP = "sentinel"
 FALLBACK_GROUPS = ("redis", "lb", "was", "db")
 SENTINEL_COUNT = 3
+QUORUM_GROUP = "quorum"
 RING, CLUSTER, SINGLE = "ring", "redis_cluster", "single"
 ENGINES = (RING, CLUSTER, SINGLE)
 # A Redis Cluster elects a new primary by the majority of its primaries.
@@ -145,6 +146,25 @@ def sentinels(
             )
         chosen = candidates[:SENTINEL_COUNT]
     return [{"name": name, "address": address, "port": number} for name, address in addresses(chosen, hostvars).items()]
+
+
+def quorum_hosts(groups: Mapping[str, Sequence[str]], enabled: bool) -> list[str]:
+    """Return the members of the quorum: the hosts of the group "quorum", else those of the sentinels, if so wanted.
+
+    At most one of them is a database host: whatever takes both databases must leave two members, which decide.
+    """
+    if groups.get(QUORUM_GROUP) or not enabled:
+        return list(groups.get(QUORUM_GROUP) or [])
+    order = (SENTINEL_GROUP, *FALLBACK_GROUPS)
+    candidates = list(dict.fromkeys(host for name in order for host in groups.get(name) or []))
+    databases = [host for host in candidates if host in (groups.get("db") or [])]
+    chosen = [host for host in candidates if host not in databases[1:]]
+    if len(chosen) < SENTINEL_COUNT:
+        raise ValueError(
+            f"{SENTINEL_COUNT} hosts are needed for the quorum, one of them a database host at most, and there are "
+            f"{len(chosen)} ({', '.join(chosen) or 'none'}): add hosts, or set webstack_quorum_enabled: false"
+        )
+    return chosen[:SENTINEL_COUNT]
 
 
 def _twice(items: Iterable[Any]) -> list[Any]:

@@ -174,7 +174,7 @@ def not_set(host: str, variable: str, secrets: Collection[str], needed_by: Seque
     if needed_by:
         message += f" (needed by {', '.join(needed_by)})"
     if variable in secrets:
-        message += "; playbooks/secrets.yml writes the missing secrets"
+        message += "; the playbook webstack.ha.secrets writes the missing secrets"
     return Problem(host, variable, message)
 
 
@@ -497,6 +497,7 @@ def check_groups(site: Site, groups: Mapping[str, Sequence[str]], allow_single: 
         if count == 0 and (group.optional or allow_single):
             continue
         wanted = f"exactly {least}" if group.maximum == least else f"at least {least}"
+        even = name in ("sentinel", "quorum") and count % 2 == 0
         if count == 0:
             problems.append(
                 Problem("", f"group {name}", f"has no hosts, {wanted} are needed (or set webstack_allow_single: true)")
@@ -506,17 +507,23 @@ def check_groups(site: Site, groups: Mapping[str, Sequence[str]], allow_single: 
                 Problem(
                     "",
                     f"group {name}",
-                    f"has only {', '.join(hosts)}, {wanted} are needed (or set webstack_allow_single: true)",
+                    f"has only {', '.join(hosts)}, {wanted} are needed"
+                    # It would not let these through.
+                    + ("" if even else " (or set webstack_allow_single: true)"),
                 )
             )
         elif group.maximum is not None and count > group.maximum:
             problems.append(
                 Problem("", f"group {name}", f"has {count} hosts ({', '.join(hosts)}), {wanted} are needed")
             )
-        elif name == "sentinel" and count % 2 == 0:
-            problems.append(
-                Problem("", f"group {name}", f"has {count} hosts: an odd number is needed, a tie elects nobody")
-            )
+        elif even:
+            words = f"has {count} hosts ({', '.join(hosts)}): an odd number is needed, a tie elects nobody"
+            problems.append(Problem("", f"group {name}", words))
+    databases = [host for host in groups.get("quorum", ()) if host in groups.get("db", ())]
+    if len(databases) > 1 and not allow_single:
+        # Two of three members: whatever takes both databases takes the decision which of them writes.
+        words = f"has {len(databases)} database hosts ({', '.join(databases)}): at most one may be a member"
+        problems.append(Problem("", "group quorum", words))
     return problems
 
 

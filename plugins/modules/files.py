@@ -98,13 +98,80 @@ options:
   validate:
     description:
       - A command that runs once, after all files are in place, when something has changed. If it fails, all
-        files are put back and the task fails with the command's output.
+        files are put back and the task fails with the command's output. A check that does not end within half an hour
+        has failed.
       - Text is split into words; no shell is involved. A list is taken as it is.
     type: raw
   validate_always:
     description: Runs O(validate) also when nothing has changed.
     type: bool
     default: false
+  host_program:
+    description:
+      - Brings the program C(webstack) of the collection to the host, C(/usr/local/sbin/webstack), before the files are
+        placed and checked. A host that has it costs a look at two links.
+      - It lies in a directory of C(/usr/local/lib/webstack) that is named by its content, and the link C(current) says
+        which one counts. When the call fails, the link is put back. A directory that is not current goes as soon as
+        no process runs what is in it.
+      - What an earlier version of the program kept in other places is moved, never made again. A link stays there for
+        what still runs and goes with it. Where both places hold something the call is refused and names them.
+    type: bool
+    default: false
+    version_added: 0.2.0
+  notices:
+    description:
+      - What these tiers of C(webstack) tell others. Writes it to C(/etc/webstack/notices-TIER.json), with the unit
+        C(webstack-alarm@.service) that units name in C(OnFailure), and with a line for cron when metrics are wanted.
+        Cron is started then, now and at boot, if it does not run; RV(changed_files) names its unit in this case.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      tiers:
+        description: The tiers that the role brings.
+        type: list
+        elements: str
+        required: true
+      metrics_directory:
+        description: Where each of them writes C(webstack_status_TIER.prom) once a minute. Empty for nowhere.
+        type: str
+        required: true
+      alarm_command:
+        description: The command and its arguments, run when a unit has failed. Empty for none.
+        type: list
+        elements: str
+        required: true
+  settled:
+    description:
+      - What holds on a host on which nothing is left to do. It is asked in the same call when no file changes, in check
+        mode too, and the answer is RV(settled). So one question says whether the tasks that follow have anything to do.
+      - Empty, it says only whether a file changes.
+    type: dict
+    version_added: 0.2.0
+    suboptions:
+      units:
+        description:
+          - Units of systemd, each with O(settled.units[].name) and, where it matters, whether it is
+            O(settled.units[].enabled) and whether it is O(settled.units[].running).
+        type: list
+        elements: dict
+        suboptions:
+          name:
+            description: The unit's name with its ending.
+            type: str
+            required: true
+          enabled:
+            description: Whether it starts at boot. Not asked when absent.
+            type: bool
+          running:
+            description: Whether it is active. Not asked when absent.
+            type: bool
+      commands:
+        description:
+          - Commands that change nothing and succeed within a minute each. They are asked after the units, in order, up
+            to the first that does not.
+          - Text is split into words; no shell is involved. A list is taken as it is.
+        type: list
+        elements: raw
 attributes:
   check_mode:
     description: Reports what would change. Runs no command, and tolerates owners, groups, parents and programs
@@ -144,6 +211,22 @@ EXAMPLES = r"""
     validate: nginx -t
   notify: Reload nginx
 
+- name: Write a service, and see whether it is left to start or to restart
+  webstack.ha.files:
+    files:
+      - src: shop.service
+        dest: /etc/systemd/system/shop.service
+    settled:
+      units:
+        - {name: shop.service, enabled: true, running: true}
+      commands:
+        - /usr/local/bin/shop --is-current
+  register: written
+
+- name: Run the service
+  ansible.builtin.include_tasks: service.yml
+  when: not written.settled
+
 - name: Write a rule that must never lock anybody out, and a password
   webstack.ha.files:
     files:
@@ -168,6 +251,16 @@ changed_files:
   type: list
   elements: str
   sample: [/etc/nginx/nginx.conf]
+settled:
+  description: Whether no file changes and all of O(settled) holds.
+  returned: with O(settled), on success
+  type: bool
+unsettled:
+  description: What does not hold.
+  returned: with O(settled), on success
+  type: list
+  elements: str
+  sample: ["nginx.service is inactive"]
 diff:
   description: What changed in each file. Only with C(--diff).
   returned: when changed, in diff mode
@@ -222,6 +315,10 @@ from typing import Any, NoReturn
 
 HIDDEN = "[hidden: secret]\n"
 DIFF_LIMIT = 104448
+#: For a check, which may ask a repository far away. One that hangs would hold the run for ever.
+CHECK_SECONDS = 1800
+#: What a directory with a program of the hosts is called, and one that a run was about to remove.
+DIGEST = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.gone")
 
 
 class Refused(Exception):
@@ -717,20 +814,32 @@ class Writer:
 
 
 def run_check(words: list[str], secrets: list[bytes], what: str) -> None:
-    """Run a validation command; raise Refused when it does not succeed."""
+    """Run a validation command; raise Refused when it does not succeed, or does not end in time."""
+    import signal
     import subprocess
 
+    pipe = subprocess.PIPE
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, start_new_session=True)
     except OSError as exc:
         raise Refused(f"{what} cannot run: {words[0]}: {exc.strerror}", cmd=words, rc=127) from exc
-    if done.returncode != 0:
-        out, err = (redact(text.decode("utf-8", "replace"), secrets) for text in (done.stdout, done.stderr))
+    try:
+        said = process.communicate(timeout=CHECK_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise Refused(f"{what} did not end within {CHECK_SECONDS} s", cmd=words, rc=124) from None
+    finally:
+        # What it started holds its pipes, and may go on.
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode != 0:
+        out, err = (redact(text.decode("utf-8", "replace"), secrets) for text in said)
         last = (err.strip() or out.strip()).splitlines()
         raise Refused(
-            f"{what} failed with exit code {done.returncode}" + (f": {last[-1].strip()}" if last else ""),
+            f"{what} failed with exit code {process.returncode}" + (f": {last[-1].strip()}" if last else ""),
             cmd=words,
-            rc=done.returncode,
+            rc=process.returncode,
             stdout=out,
             stderr=err,
         )
@@ -764,6 +873,229 @@ def purged(items: list[dict[str, Any]], folders: Folders) -> list[dict[str, Any]
                 # What it held is not ours to show.
                 found.append({"dest": path, "state": "absent", "recursive": False, "secret": True})
     return found
+
+
+def sweep(library: str) -> None:
+    """Remove programs that are not the current one and that no process runs."""
+    import fcntl
+    import shutil
+
+    try:
+        current = os.readlink(f"{library}/current")
+        names = os.listdir(library)
+    except OSError:
+        return
+    for name in names:
+        if name == current or not DIGEST.fullmatch(name):
+            continue
+        with contextlib.suppress(OSError):
+            handle = os.open(f"{library}/{name}", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                # Whoever runs it holds it. Somebody else's lock only keeps the directory here.
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Another run may have made it the current one meanwhile.
+                if os.readlink(f"{library}/current") == name:
+                    continue
+                # Nobody finds half of it: whoever starts now is told the new one.
+                gone = name if name.startswith(".") else f".{name}.gone"
+                os.rename(f"{library}/{name}", f"{library}/{gone}")
+                shutil.rmtree(f"{library}/{gone}")
+            finally:
+                os.close(handle)
+
+
+def _there(path: str) -> os.stat_result | None:
+    try:
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def move(places: list[list[str]], check: bool = False) -> list[str]:
+    """Move what an earlier version kept elsewhere; return the new places of what was moved, or would be.
+
+    A place is [old, new, the earlier command]. Earlier programs may still run and go on through a link.
+    """
+    moved = []
+    for old, new, _command in places:
+        info = _there(old)
+        if info is None or stat.S_ISLNK(info.st_mode):
+            continue
+        moved.append(new)
+        there = _there(new)
+        if there is not None and not (stat.S_ISDIR(there.st_mode) and not os.listdir(new)):
+            raise Refused(
+                f"an earlier version kept in {old} what now belongs in {new}, and both are there: look which of them"
+                " counts, and remove the other one",
+                file=new,
+            )
+        if check:
+            continue
+        try:
+            os.makedirs(os.path.dirname(new), mode=0o755, exist_ok=True)
+            if there is not None:
+                os.rmdir(new)
+            os.rename(old, new)
+            os.symlink(new, old)
+            for folder in sorted({os.path.dirname(old), os.path.dirname(new)}):
+                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                os.fsync(handle)
+                os.close(handle)
+        except OSError as exc:
+            raise Refused(
+                f"what an earlier version kept in {old} belongs in {new} and cannot be moved there: {exc.strerror}."
+                " Move it by hand, with the host's services stopped",
+                file=new,
+            ) from None
+    return moved
+
+
+def _commands() -> str:
+    """Return the command lines of all processes."""
+    lines = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError), open(f"/proc/{name}/cmdline", "rb") as file:
+                lines.append(file.read().decode(errors="replace"))
+    return "\n".join(lines)
+
+
+def forget(places: list[list[str]]) -> None:
+    """Remove the links that a move left, once the earlier command is gone and nobody runs it."""
+    links = [place for place in places if os.path.islink(place[0]) and os.readlink(place[0]) == place[1]]
+    running = _commands() if links else ""
+    for old, _new, command in links:
+        if not os.path.lexists(command) and command not in running:
+            with contextlib.suppress(OSError):
+                os.unlink(old)
+
+
+def compiled(home: str) -> str:
+    """Compile a program where it lies, since services that are not root could not keep it; return what is wrong."""
+    import subprocess
+
+    words = ["/usr/bin/python3", "-I", "-m", "compileall", "-q", home]
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=CHECK_SECONDS
+        )
+    except OSError as exc:
+        return f"{words[0]}: {exc.strerror}"
+    except subprocess.TimeoutExpired:
+        return f"{words[0]}: no end within {CHECK_SECONDS} s"
+    said = (done.stdout + done.stderr).strip().splitlines()
+    return "" if done.returncode == 0 else (said[-1] if said else f"exit code {done.returncode}")
+
+
+def unsettled(wanted: dict[str, Any]) -> list[str]:
+    """Return what does not hold of that which holds when nothing is left to do."""
+    import subprocess
+
+    units = {unit["name"]: unit for unit in wanted["units"]}
+    found: list[str] = []
+    if units:
+        words = ["systemctl", "show", "--property=ActiveState,UnitFileState", "--", *units]
+        try:
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+            )
+        except OSError as exc:
+            return [f"systemctl: {exc.strerror}"]
+        except subprocess.TimeoutExpired:
+            return ["systemctl: no end after a minute"]
+        # One block for each unit, in the order of the names.
+        blocks = [dict(line.partition("=")[::2] for line in text.splitlines()) for text in done.stdout.split("\n\n")]
+        if done.returncode != 0 or len(blocks) != len(units):
+            return [f"systemctl: {done.stderr.strip() or 'no answer'}"]
+        for (name, unit), state in zip(units.items(), blocks, strict=True):
+            active, enabled = state.get("ActiveState", ""), state.get("UnitFileState", "")
+            if unit.get("running") is not None and unit["running"] != (active == "active"):
+                found.append(f"{name} is {active}")
+            # Whatever is neither plainly the one nor the other is looked at by whoever sets it.
+            good = "enabled" if unit.get("enabled") else "disabled"
+            if unit.get("enabled") is not None and enabled != good:
+                found.append(f"{name} is {enabled or 'unknown'}")
+    for words in wanted["commands"] if not found else []:
+        try:
+            asked = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=60)
+        except OSError as exc:
+            return [f"{words[0]}: {exc.strerror}"]
+        except subprocess.TimeoutExpired:
+            return [f"{words[0]}: no end after a minute"]
+        if asked.returncode != 0:
+            # What it says may hold a secret.
+            return [f"{words[0]} ends with exit code {asked.returncode}"]
+    return found
+
+
+def run_units(names: list[str], check: bool) -> list[str]:
+    """Have these units run, now and at boot; return those that did not."""
+    import subprocess
+
+    idle = [
+        name
+        for name in names
+        if unsettled({"units": [{"name": name, "enabled": True, "running": True}], "commands": []})
+    ]
+    if idle and not check:
+        words = ["systemctl", "enable", "--now", "--", *idle]
+        try:
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=60
+            )
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            raise Refused(f"{' '.join(words)}: {exc}", cmd=words) from None
+        if done.returncode != 0:
+            raise Refused(f"{' '.join(words)}: {done.stderr.strip() or done.returncode}", cmd=words)
+    return idle
+
+
+def deliver(request: dict[str, Any], check: bool = False, show_diff: bool = False) -> dict[str, Any]:
+    """Bring the files into place; with a program, see first that it is there."""
+    if "program" in request and not check:
+        current = request["files"][0]
+        library, wanted = os.path.dirname(current["dest"]), request["program"]
+        try:
+            there = os.readlink(current["dest"])
+        except OSError:
+            there = ""
+        # A link may lead to what somebody has removed.
+        complete = os.path.isfile(f"{library}/{current['target']}/command")
+        if wanted and (there != wanted or not complete):
+            return {"changed": False, "program_missing": True}
+        if not complete:
+            text = f"{library}/{current['target']} was removed by another run just now: run this one again"
+            return {"failed": True, "changed": False, "msg": text}
+    places = request.get("moved", [])
+    try:
+        moved = move(places, check)
+    except Refused as exc:
+        return {"failed": True, "changed": False, "msg": str(exc), **exc.fields}
+    result = apply(request, check, show_diff)
+    if result.get("failed"):
+        # What was moved stays: programs of either version find it.
+        return result
+    if moved:
+        result["changed"] = True
+        result["changed_files"] = moved + [path for path in result["changed_files"] if path not in moved]
+    try:
+        started = run_units(request.get("running", []), check)
+    except Refused as exc:
+        return {**result, "failed": True, "msg": str(exc), **exc.fields}
+    if started:
+        result["changed"] = True
+        result["changed_files"] += started
+    if request.get("compile"):
+        problem = compiled(request["compile"])
+        if problem:
+            return {"failed": True, "msg": f"{request['compile']}: this host's Python does not take it: {problem}"}
+    elif "program" in request and not check:
+        sweep(os.path.dirname(request["files"][0]["dest"]))
+        forget(places)
+    if "settled" in request:
+        left = ["files changed"] if result["changed"] else unsettled(request["settled"])
+        result.update(settled=not left, unsettled=left)
+    return result
 
 
 def apply(request: dict[str, Any], check: bool = False, show_diff: bool = False) -> dict[str, Any]:
@@ -904,6 +1236,30 @@ def declare() -> None:
             "files": {"type": "list", "elements": "dict", "required": True, "options": entry},
             "validate": {"type": "raw"},
             "validate_always": switch,
+            "host_program": switch,
+            "notices": {
+                "type": "dict",
+                "options": {
+                    "tiers": {"type": "list", "elements": "str", "required": True},
+                    "metrics_directory": {"type": "str", "required": True},
+                    "alarm_command": {"type": "list", "elements": "str", "required": True},
+                },
+            },
+            "settled": {
+                "type": "dict",
+                "options": {
+                    "units": {
+                        "type": "list",
+                        "elements": "dict",
+                        "options": {
+                            "name": {"type": "str", "required": True},
+                            "enabled": {"type": "bool"},
+                            "running": {"type": "bool"},
+                        },
+                    },
+                    "commands": {"type": "list", "elements": "raw"},
+                },
+            },
         },
         supports_check_mode=True,
     )
@@ -922,7 +1278,7 @@ def main() -> None:
         signal.signal(number, _interrupted)
     os.umask(0o022)
     request = json.loads(zlib.decompress(binascii.a2b_base64(arguments["payload"])))
-    result = apply(request, arguments["_ansible_check_mode"], arguments["_ansible_diff"])
+    result = deliver(request, arguments["_ansible_check_mode"], arguments["_ansible_diff"])
     sys.stdout.write(json.dumps(result))
     sys.stdout.flush()
 

@@ -7,8 +7,8 @@ module: mysql_accounts
 short_description: Schemas and accounts of a MariaDB server, in one call
 version_added: "0.1.0"
 description:
-  - Brings the named schemas and accounts into being over the local socket, as root, with the server's own client. No
-    driver is needed on the host, and no password reaches a command line or the binary log.
+  - Brings the named schemas and accounts into being over the local socket, as root. No password reaches a command line
+    or the binary log.
   - A password that matches is left alone. Privileges are compared with C(SHOW GRANTS), and those that are not listed
     are revoked.
   - Removes anonymous accounts and the empty schema C(test).
@@ -66,6 +66,9 @@ options:
     description: The server's socket.
     type: path
     default: /run/mysqld/mysqld.sock
+requirements:
+  - PyMySQL on the host, Debian's C(python3-pymysql). The module goes on with C(/usr/bin/python3) when the interpreter
+    that runs it has none. Check mode is skipped on a host that has none yet.
 author:
   - webstack.ha maintainers (@webstack-ha)
 attributes:
@@ -97,60 +100,83 @@ steps:
   sample: ["create schema site", "create account site@%"]
 """
 
+import importlib.util
 import json
-import subprocess
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.respawn import has_respawned, probe_interpreters_for_module, respawn_module
 from ansible_collections.webstack.ha.plugins.module_utils import _mysql_accounts as core
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.mariadb import Session, identifier, quote
 
-MARKER = "--webstack--"
-
-
-class Server:
-    def __init__(self, socket: str) -> None:
-        self.command = ["mariadb", "--no-defaults", "--user=root", "--protocol=socket", f"--socket={socket}", "--batch"]
-
-    def ask(self, statements: list[str]) -> Any:
-        """Run statements through the client's stdin; rows per statement."""
-        text = "".join(f"{s};\nSELECT '' AS `{MARKER}`;\n" for s in statements)
-        result = subprocess.run(self.command, input=text, capture_output=True, text=True, check=False)
-        if result.returncode != 0:
-            # The client repeats the failed statement before the line that says what is wrong.
-            lines = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
-            raise RuntimeError(lines[0] if lines else "the mariadb client failed")
-        return core.split_answers(result.stdout, MARKER)
+#: For one statement.
+SECONDS = 60
 
 
-def existing(
-    server: Server, names: list[core.Account]
-) -> tuple[bool, list[str], list[list[str]], bool, dict[str, core.Account]]:
-    """(read-only, schemas, anonymous accounts, whether an empty schema `test` exists, wanted accounts that exist)"""
-    closed, schemas, tables, rows = server.ask(
-        [
-            "SELECT @@GLOBAL.read_only",
-            "SELECT SCHEMA_NAME FROM information_schema.SCHEMATA",
-            "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'test' LIMIT 1",
-            "SELECT User, Host, Priv FROM mysql.global_priv",
-        ]
-    )
-    listed = [row[0] for row in schemas]
-    anonymous = [row for row in rows if row[0] == ""]
-    by_name = {(row[0], row[1]): json.loads(row[2]) for row in rows}
-    found = [a for a in names if (a.name, a.host) in by_name]
-    grants = server.ask([f"SHOW GRANTS FOR {a.sql}" for a in found]) if found else []
+def existing(session: Session, accounts: list[core.Account]) -> dict[str, core.Account]:
+    """Return the wanted accounts that exist, by their labels."""
+    by_name = {
+        (row["User"], row["Host"]): json.loads(row["Priv"] or "{}")
+        for row in session.rows("SELECT User, Host, Priv FROM mysql.global_priv")
+    }
     have = {}
-    for account, lines in zip(found, grants, strict=True):
-        entry = by_name[(account.name, account.host)]
+    for account in accounts:
+        entry = by_name.get((account.name, account.host))
+        if entry is None:
+            continue
         native = entry.get("plugin") in ("", "mysql_native_password")
+        grants = [str(line) for row in session.rows(f"SHOW GRANTS FOR {account.sql}") for line in row.values()]
         have[account.label] = core.Account(
             name=account.name,
             host=account.host,
             password_hash=entry.get("authentication_string", "") if native else "",
             tls=int(entry.get("ssl_type", 0)),
-            grants=core.parse_grants(line[0] for line in lines),
+            grants=core.parse_grants(grants),
         )
-    return closed[0][0] not in ("0", "OFF"), listed, anonymous, "test" in listed and not tables, have
+    return have
+
+
+def steps_to(session: Session, databases: list[str], accounts: list[core.Account]) -> list[tuple[str, str]]:
+    """Return statements from what is to what shall be, each with words that may be shown."""
+    schemas = [row["name"] for row in session.rows("SELECT SCHEMA_NAME AS name FROM information_schema.SCHEMATA")]
+    steps = [(f"CREATE DATABASE {identifier(n)}", f"create schema {n}") for n in databases if n not in schemas]
+    for row in session.rows("SELECT Host FROM mysql.global_priv WHERE User = ''"):
+        steps.append((f"DROP USER ''@{quote(str(row['Host']))}", f"drop account ''@{row['Host']}"))
+    tables = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'test' LIMIT 1"
+    if "test" in schemas and "test" not in databases and not session.rows(tables):
+        steps.append(("DROP DATABASE `test`", "drop the empty schema test"))
+    have = existing(session, accounts)
+    for account in accounts:
+        steps += core.statements(account, have.get(account.label))
+    return steps
+
+
+def bring_about(session: Session, databases: list[str], accounts: list[core.Account], check: bool) -> list[str]:
+    """Have schemas and accounts; return what was done, or what would be."""
+    steps = steps_to(session, databases, accounts)
+    texts = [text for _statement, text in steps]
+    if steps and session.rows("SELECT @@GLOBAL.read_only AS closed")[0]["closed"] != "0":
+        raise Problem(
+            "the server is read-only, nothing was changed: accounts are made on the primary, and a closed primary is"
+            f" opened first ('webstack db promote'). Left to do: {', '.join(texts)}"
+        )
+    if not check:
+        session.run(*(statement for statement, _text in steps))
+    return texts
+
+
+def need_driver(module: AnsibleModule) -> None:
+    """Go on with the system's interpreter, for which Debian packages the driver, where this one has none."""
+    if importlib.util.find_spec("pymysql") is not None:
+        return
+    if not has_respawned() and (other := probe_interpreters_for_module(["/usr/bin/python3"], "pymysql")):
+        respawn_module(other)
+    if module.check_mode:
+        module.exit_json(
+            changed=False, skipped=True, steps=[], msg="python3-pymysql is not there yet to ask the server"
+        )
+    module.fail_json(msg="python3-pymysql is not installed: the role mysql_replication installs it")
 
 
 def main() -> None:
@@ -174,32 +200,19 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    server = Server(module.params["socket"])
-    steps: list[tuple[str, str]] = []
+    words: dict[str, Any] = module.params
+    need_driver(module)
+    # Replicas get what is done here: this session writes the binary log.
+    session = Session({"unix_socket": words["socket"], "user": "root"}, SECONDS)
     try:
-        accounts = [core.wanted(item) for item in module.params["accounts"]]
-        closed, schemas, anonymous, empty_test, have = existing(server, accounts)
-        databases = module.params["databases"]
-        steps += [
-            (f"CREATE DATABASE {core.identifier(n)}", f"create schema {n}") for n in databases if n not in schemas
-        ]
-        steps += [(f"DROP USER ''@{core.literal(row[1])}", f"drop account ''@{row[1]}") for row in anonymous]
-        if empty_test and "test" not in databases:
-            steps.append(("DROP DATABASE `test`", "drop the empty schema test"))
-        for item in accounts:
-            steps += core.statements(item, have.get(item.label))
-        if steps and closed:
-            raise RuntimeError(
-                "the server is read-only, nothing was changed: accounts are made on the primary, and a closed primary"
-                f" is opened first ('webstack-db promote'). Left to do: {', '.join(text for _statement, text in steps)}"
-            )
-        if steps and not module.check_mode:
-            server.ask([statement for statement, _text in steps])
-    except (RuntimeError, ValueError, OSError) as error:
+        accounts = [core.wanted(item) for item in words["accounts"]]
+        steps = bring_about(session, words["databases"], accounts, module.check_mode)
+    except (Problem, ValueError) as error:
         module.fail_json(msg=f"accounts of the database: {error}")
-    texts = [text for _statement, text in steps]
-    diff = {"before": "", "after": "".join(f"{text}\n" for text in texts)}
-    module.exit_json(changed=bool(steps), steps=texts, diff=diff)
+    finally:
+        session.close()
+    diff = {"before": "", "after": "".join(f"{text}\n" for text in steps)}
+    module.exit_json(changed=bool(steps), steps=steps, diff=diff)
 
 
 if __name__ == "__main__":

@@ -59,20 +59,27 @@ import json
 import subprocess
 import sys
 
+#: For dpkg, which only reads a file here.
+SECONDS = 60
+
 
 def missing(names: list[str], command: str = "dpkg-query") -> list[str]:
     """Return those names of which no package is installed and configured."""
     if not names:
         return []
     # Exit code 1 only says that some name is unknown to dpkg, which is an answer.
-    done = subprocess.run(
-        [command, "--show", "--showformat=${db:Status-Status} ${Package} ${Architecture}\\n", "--", *names],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
-    )
+    try:
+        done = subprocess.run(
+            [command, "--show", "--showformat=${db:Status-Status} ${Package} ${Architecture}\\n", "--", *names],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={"LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            timeout=SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"dpkg-query did not end within {SECONDS} s") from None
     if done.returncode not in (0, 1):
         raise RuntimeError(f"dpkg-query failed with exit code {done.returncode}: {done.stderr.strip()}")
     installed: set[str] = set()

@@ -20,9 +20,9 @@ options:
   check:
     description:
       - V(inventory) checks the variables. No host needs to be up.
-      - V(hosts) checks what the hosts answered to M(ansible.builtin.setup) in an earlier task.
+      - V(hosts) checks what the hosts answered to M(webstack.ha.host_info) in an earlier task.
       - V(authority) compares the internal authority on the controller with those that hosts carry, as they answered to
-        M(webstack.ha.authority) in an earlier task. Nothing is refused that C(webstack_pki_replaces) names.
+        M(webstack.ha.host_info) in an earlier task. Nothing is refused that C(webstack_pki_replaces) names.
     type: str
     choices: [inventory, hosts, authority]
     default: inventory
@@ -32,7 +32,7 @@ options:
       - With O(check=authority), the results of hosts outside of the play stand in a variable of this name with
         C(_elsewhere) behind it, from a loop over C(__webstack_host).
     type: str
-    default: __webstack_preflight
+    default: __webstack_look
   role:
     description: The role that asks, with O(check=authority). Without it all roles of the site are meant.
     type: str

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import yaml
 from ansible.errors import AnsibleError, AnsibleUndefinedVariable
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible.template import Templar
@@ -17,6 +19,7 @@ from ansible_collections.webstack.ha.plugins.module_utils.rules import (
     backup_slave,
     lb_nginx,
     mysql_replication,
+    quorum,
     redis_cluster_client,
     redis_shard,
     shared_media,
@@ -53,6 +56,7 @@ RULES: dict[str, Callable[[Mapping[str, Any], Read], list[Problem]]] = {
     "backup_slave": _without_files(backup_slave.problems),
     "lb_nginx": lb_nginx.problems,
     "mysql_replication": _without_files(mysql_replication.problems),
+    "quorum": _without_files(quorum.problems),
     "redis_cluster_client": _without_files(redis_cluster_client.problems),
     "redis_shard": _without_files(redis_shard.problems),
     "shared_media": _without_files(shared_media.problems),
@@ -65,26 +69,48 @@ HOST_RULES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], list[Prob
 }
 
 
+def specification(path: str) -> Any:
+    """Return a file of this collection without expressions. Ansible's loader takes ten times as long for it."""
+    with open(path, encoding="utf-8") as file:
+        return yaml.load(file, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 class Role:
     """What a role says about its inputs."""
 
     def __init__(self, name: str, path: str, loader: Any) -> None:
         self.name = name
         self.path = path
-        self.defaults: dict[str, Any] = self._load(path, "defaults", "main", loader)
-        self.vars: dict[str, Any] = self._load(path, "vars", "main", loader)
-        entries: Mapping[str, Any] = self._load(path, "meta", "argument_specs", loader).get("argument_specs") or {}
-        self.options: Mapping[str, Spec] = (entries.get("main") or {}).get("options") or {}
-        self.known = {option for entry in entries.values() for option in entry.get("options") or {}}
-        self.known.update(self.defaults)
+        self._loader = loader
+        file = os.path.join(path, "meta", "argument_specs.yml")
+        read = specification(file) if os.path.isfile(file) else None
+        self._entries: Mapping[str, Any] = (read or {}).get("argument_specs") or {}
+        self.options: Mapping[str, Spec] = (self._entries.get("main") or {}).get("options") or {}
 
-    @staticmethod
-    def _load(path: str, directory: str, name: str, loader: Any) -> dict[str, Any]:
-        file = os.path.join(path, directory, f"{name}.yml")
+    @functools.cached_property
+    def defaults(self) -> dict[str, Any]:
+        """Return its defaults, with their expressions."""
+        return self._load("defaults")
+
+    @functools.cached_property
+    def vars(self) -> dict[str, Any]:
+        """Return its constants, with their expressions."""
+        return self._load("vars")
+
+    @property
+    def known(self) -> set[str]:
+        """Return the names of all its inputs, those of its other entry points too."""
+        return {option for entry in self._entries.values() for option in entry.get("options") or {}} | set(
+            self.defaults
+        )
+
+    def _load(self, directory: str) -> dict[str, Any]:
+        file = os.path.join(self.path, directory, "main.yml")
         if not os.path.isfile(file):
             return {}
-        # Role files are ours, like the ones that Ansible itself loads: their expressions are evaluated.
-        return loader.load_from_file(file, trusted_as_template=True) or {}
+        # Role files are ours, like the ones that Ansible itself loads: their expressions are evaluated. What is kept
+        # for others is copied value by value, which takes longer than to read the file.
+        return self._loader.load_from_file(file, cache="none", trusted_as_template=True) or {}
 
 
 class Host:
@@ -212,10 +238,21 @@ class SiteHost(Host):
         super().__init__(name, variables, loader, secrets)
 
     def derived(self, name: str, causes: set[str]) -> bool:
-        """Tell whether a value is a default that is made from one of these variables."""
-        if name in self.own or name not in self.variables:
-            return False
-        return not causes.isdisjoint(re.findall(r"\w+", str(self.variables[name])))
+        """Tell whether a value is a default that is made from one of these variables, or of defaults that are."""
+        known: set[str] = set()
+        wanted = {name}
+        while wanted:
+            known |= wanted
+            made_of = {
+                word
+                for variable in wanted
+                if variable in self.variables and variable not in self.own
+                for word in re.findall(r"\w+", str(self.variables[variable]))
+            }
+            if not causes.isdisjoint(made_of):
+                return True
+            wanted = made_of - known
+        return False
 
 
 def raw(hostvars: Any, host: str) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def wait(what: str, condition: Callable[[], bool], seconds: float = 60) -> None:
 def whole() -> bool:
     """Each shard has its replica, and every sentinel sees it so."""
     for name, sentinel in SENTINELS.items():
-        report = docker("exec", name, "redis-shard", "status")
+        report = docker("exec", name, "webstack", "cache", "status")
         if not report.startswith("{") or json.loads(report)["problems"]:
             return False
         if "sentinel_tilt:0" not in ask(sentinel, "INFO", "sentinel"):
@@ -149,7 +149,7 @@ def one_round(how: str, number: int) -> list[dict[str, float]]:
     lost = list(SENTINELS)[number % len(SENTINELS)]
     hit = [shard for shard, name in leaders.items() if name == lost]
     if not hit:
-        docker("exec", leaders[list(SHARDS)[number % 3]], "redis-shard", "failover", list(SHARDS)[number % 3])
+        docker("exec", leaders[list(SHARDS)[number % 3]], "webstack", "cache", "failover", list(SHARDS)[number % 3])
         return []
     before = time.time()
     moment = fault(how, lost, hit[0])

@@ -261,7 +261,7 @@ def grow(lab: Lab, counts: list[int]) -> None:
             for n in range(1, count + 1)
         ]
         role = lab.role(lb_nginx_backends=backends, lb_nginx_probe_enabled=False)
-        tool, timed = "/usr/local/sbin/webstack-lb", []
+        tool, timed = "/usr/local/sbin/webstack lb", []
         for command in ("refresh", "drain app1 --force", "undrain app1"):
             started = time.monotonic()
             on("benchlb-lb", f"{tool} {command}")

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / ".cache/collections"), str(ROOT / "roles/redis_cluster_client/files")]
 
 from ansible_collections.webstack.ha.plugins.module_utils import _cache_configuration, _shard_layout  # noqa: E402
-from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import Ring  # noqa: E402
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.ring import Ring  # noqa: E402
 from uhashring import HashRing  # noqa: E402
 from webstack_cache import configuration  # noqa: E402
 

@@ -81,7 +81,7 @@ def table(rounds: int, only: str, interval: float) -> int:
             repair()
             owner = settled()
             wait_for_peers()
-            kept_open = hold(lambda name=owner: on(name, "webstack-vip switchover"))  # type: ignore[misc]
+            kept_open = hold(lambda name=owner: on(name, "webstack vip switchover"))  # type: ignore[misc]
             broken = kept_open["downloads_broken"], kept_open["idle_broken"]
             missed += broken != (0, 0)
             print(

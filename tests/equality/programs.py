@@ -260,7 +260,8 @@ class Nutcracker:
 
     def __init__(self, names: Iterable[str], directory: Path) -> None:
         self._backends = [Backend(name) for name in names]
-        listen = f"127.0.0.1:{free_port()}"
+        port, stats = two_free_ports()
+        listen = f"127.0.0.1:{port}"
         file = directory / "nutcracker.yml"
         masters = {backend.node.decode(): backend.address for backend in self._backends}
         file.write_text(role.configuration(masters, None, listen), encoding="utf-8")
@@ -268,7 +269,7 @@ class Nutcracker:
         self._process = subprocess.Popen(
             [
                 *(program, "--conf-file", str(file), "--output", str(directory / "nutcracker.log")),
-                *("--stats-addr", "127.0.0.1", "--stats-port", str(free_port())),
+                *("--stats-addr", "127.0.0.1", "--stats-port", str(stats)),
             ],
             env=environment,
             stderr=subprocess.DEVNULL,
@@ -284,10 +285,12 @@ class Nutcracker:
             backend.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def two_free_ports() -> tuple[int, int]:
+    """Return two ports, which are not the same: both are held until both are known."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -25,11 +25,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hash_ring import Ring
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nutcracker_placement import labels
 from programs import Libketama, Libmemcached, Nutcracker, Uhashring
+from ring import Ring
 
 ODD = ["a", "a.b", "a-b", "a-0", "a-0-0", "A", "0", "-", "10.0.0.1", "redis_1", "x" * 21]
 UNICODE = ["ä", "ö", "雪", "a\u0301", "ключ", "s1"]

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hash_ring import Ring
-from programs import Backend, NutcrackerClient, Server, free_port, nutcracker, role
+from programs import Backend, NutcrackerClient, Server, nutcracker, role, two_free_ports
+from ring import Ring
 
 NAMES = ["redis1", "redis2", "redis3"]
 KEYS = [b":1:key:%d" % n for n in range(300)]
@@ -56,8 +56,9 @@ def settings(addresses: dict[str, str], *sentinels: str, **more: Any) -> dict[st
 def running(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, str]]:
     program, environment = nutcracker()
     monkeypatch.setenv("LD_LIBRARY_PATH", environment["LD_LIBRARY_PATH"])
-    listen = f"127.0.0.1:{free_port()}"
-    proxy = role.Proxy(program, directory, listen, free_port())
+    port, stats = two_free_ports()
+    listen = f"127.0.0.1:{port}"
+    proxy = role.Proxy(program, directory, listen, stats)
     try:
         yield proxy, listen
     finally:

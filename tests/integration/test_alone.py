@@ -11,7 +11,6 @@ import json
 import os
 import pathlib
 import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -48,6 +47,7 @@ INPUTS: dict[str, dict[str, Any]] = {
         "accounts": [],
     },
     "backup_slave": {"password": SECRET},
+    "quorum": {"members": [{**node, "port": 2379} for node in SENTINELS], "pki_directory": "/srv/controller/pki"},
     "shared_media": {"peers": NODES, "directory": "/srv/uploads"},
 }
 
@@ -64,7 +64,7 @@ def test_role_takes_literal_inputs(role: str, tmp_path: pathlib.Path) -> None:
     (tmp_path / "hosts.yml").write_text(json.dumps(inventory))
     (tmp_path / "play.yml").write_text(json.dumps([play]))
     result = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", "-i", "hosts.yml", "play.yml"],
+        ["ansible-playbook", "-i", "hosts.yml", "play.yml"],
         cwd=tmp_path,
         env={**os.environ, "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".cache/collections"), "ANSIBLE_NOCOLOR": "1"},
         capture_output=True,

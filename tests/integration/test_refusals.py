@@ -38,6 +38,7 @@ def good() -> Inventory:
             number += 1
             hosts[f"{tier}{index}"] = {"webstack_address": f"192.0.2.{number}"}
         children[tier] = {"hosts": hosts}
+    children["quorum"] = {"hosts": {"lb1": {}, "redis1": {}, "db1": {}}}
     settings = {
         # Nothing may reach a host: this connection does not exist.
         "ansible_connection": "webstack.ha.none",
@@ -64,7 +65,7 @@ def host(inventory: Inventory, name: str) -> dict[str, Any]:
 
 def play(directory: pathlib.Path, playbook: pathlib.Path, *arguments: str) -> tuple[int, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "ansible", "playbook", str(playbook), *arguments],
+        ["ansible-playbook", str(playbook), *arguments],
         cwd=directory,
         env={
             **os.environ,
@@ -444,7 +445,8 @@ def test_booleans_are_taken_as_ini_files_and_the_command_line_give_them(tmp_path
     """Both give texts; what a host says in YAML is the same."""
     inventory = good()
     groups = {tier: next(iter(group["hosts"].items())) for tier, group in inventory["all"]["children"].items()}
-    lines = [f"[{tier}]\n{name} webstack_address={own['webstack_address']}" for tier, (name, own) in groups.items()]
+    hosts = {tier: " ".join([name, *(f"{key}={own[key]}" for key in own)]) for tier, (name, own) in groups.items()}
+    lines = [f"[{tier}]\n{line}" for tier, line in hosts.items()]
     lines += ["[all:vars]", *(f"{name}={value!r}" for name, value in settings(inventory).items())]
     (tmp_path / "hosts.ini").write_text("\n".join([*lines, "lb_nginx_cache_enabled=no", ""]), encoding="utf-8")
     run = (tmp_path, PLAYBOOKS / "preflight.yml", "-i", str(tmp_path / "hosts.ini"))
@@ -502,7 +504,7 @@ def test_secrets_are_written_once_and_make_a_site_complete(tmp_path: pathlib.Pat
     for name in SECRETS:
         del settings(inventory)[name]
     _code, output = preflight(tmp_path, inventory)
-    assert "playbooks/secrets.yml writes the missing secrets" in output
+    assert "the playbook webstack.ha.secrets writes the missing secrets" in output
     run = (tmp_path, PLAYBOOKS / "secrets.yml", "-i", str(tmp_path / "hosts.yml"))
     file = tmp_path / "group_vars/all/secrets.yml"
 
@@ -540,8 +542,8 @@ def test_secrets_are_written_once_and_make_a_site_complete(tmp_path: pathlib.Pat
 def test_addresses_are_not_handed_over_to_nobody(
     tmp_path: pathlib.Path, owners: list[str], host_option: list[str], words: str
 ) -> None:
-    """A site of one balancer, which is this machine with a webstack-vip that is a fake."""
-    fake = tmp_path / "webstack-vip"
+    """A site of one balancer, which is this machine with a `webstack` that is a fake."""
+    fake = tmp_path / "webstack"
     fake.write_text(f"#!/bin/sh\ncat <<E\n{json.dumps({'host': 'lb1', 'owns': owners})}\nE\n")
     fake.chmod(0o755)
     inventory = {
@@ -558,10 +560,7 @@ def test_addresses_are_not_handed_over_to_nobody(
     path = f"{tmp_path}:{os.environ['PATH']}"
     done = subprocess.run(
         [
-            sys.executable,
-            "-m",
-            "ansible",
-            "playbook",
+            "ansible-playbook",
             str(PLAYBOOKS / "switchover.yml"),
             "-i",
             "hosts.yml",

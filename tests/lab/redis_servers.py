@@ -6,6 +6,7 @@ For tests and benches. Needs the program redis-server (or valkey-server); tools/
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -20,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "plugins/module_utils"))
+sys.path.insert(0, str(ROOT / "plugins/module_utils/webstack/pure"))
 
-from hash_ring import ALGORITHM, Ring  # noqa: E402
+from ring import ALGORITHM, Ring  # noqa: E402
 
 
 def program(name: str = "redis-server") -> str:
@@ -34,9 +35,24 @@ def program(name: str = "redis-server") -> str:
     return found
 
 
+#: Below what the kernel gives to connections. Each process of the tests has its own part.
+FIRST_PORT, PORTS, PARTS = 10000, 2600, 8
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+_PART = int(WORKER.removeprefix("gw")) if WORKER else 4 + os.getpid() % 4
+_ports = itertools.count()
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port that nobody listens on, and never one that was given before.
+
+    Threads of a client whose test has ended go on asking at its ports: at a server of another test they would stand on
+    its roll, and fall silent there.
+    """
+    for number in itertools.islice(_ports, PORTS):
+        port = FIRST_PORT + _PART % PARTS * PORTS + number % PORTS
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise RuntimeError("no port is free")
 
 
 class RedisServer:

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ADDRESS, ADDRESS6 = "10.77.2.100", "fd77:2::100"
 HOSTS = {"vip-lb1": "10.77.2.11", "vip-lb2": "10.77.2.12"}
 CLIENT = "vip-client"
-RUN = "/run/webstack-vip"
+RUN = "/run/webstack/vip"
 
 Seen = dict[str, Any]
 
@@ -37,8 +37,12 @@ def on(name: str, command: str) -> str:
     return done.stdout
 
 
+def status(name: str) -> str:
+    return docker("inspect", "-f", "{{.State.Status}}", name, check=False).strip()
+
+
 def alive(name: str) -> bool:
-    return docker("inspect", "-f", "{{.State.Status}}", name, check=False).strip() == "running"
+    return status(name) == "running"
 
 
 def on_both(do: Callable[[str], Any]) -> list[Any]:
@@ -49,9 +53,9 @@ def on_both(do: Callable[[str], Any]) -> list[Any]:
 
 def owners(address: str = ADDRESS) -> list[str]:
     """Hosts with the address where it answers ARP; the copies on the loopback do not count."""
-    look = ("exec", "NAME", "ip", "-o", "address", "show", "dev", "eth0", "to", address)
-    # A host that is frozen would not answer the question.
-    found = on_both(lambda name: alive(name) and docker(*(name if w == "NAME" else w for w in look), check=False))
+    look = ("ip", "-o", "address", "show", "dev", "eth0", "to", address)
+    # One that is dead or frozen cannot be entered, which the engine says at once.
+    found = on_both(lambda name: docker("exec", name, *look, check=False))
     return [name for name, said in zip(HOSTS, found, strict=True) if said]
 
 
@@ -167,8 +171,10 @@ def repair() -> None:
     """Undo whatever was done to the balancers."""
 
     def one(name: str) -> None:
-        docker("unpause", name, check=False)
-        if not alive(name):
+        state = status(name)
+        if state == "paused":
+            docker("unpause", name)
+        elif state != "running":
             boot(name)
         on(name, "ip link set eth0 up; [ ! -e /run/lab-route ] || ip route replace $(cat /run/lab-route)")
         on(name, "rm -f /run/lab-route; systemctl kill --signal=CONT nginx")
@@ -214,7 +220,7 @@ FAULTS = [
     Fault("keepalived stopped", lambda name: on(name, "systemctl stop keepalived"), 2, 0, 0),
     Fault("keepalived killed", lambda name: on(name, "systemctl kill --signal=KILL keepalived"), 2.5, 0, 0),
     Fault("keepalived reloaded", lambda name: on(name, "systemctl reload keepalived"), 2, 0, 0),
-    Fault("planned switchover", lambda name: on(name, "webstack-vip switchover"), 2, 0, 0),
+    Fault("planned switchover", lambda name: on(name, "webstack vip switchover"), 2, 0, 0),
     Fault("soft reboot and return", soft_reboot, 6, 0, 0),
 ]
 
@@ -232,7 +238,7 @@ def wait_for_peers(seconds: float = 15) -> None:
     """Wait until each balancer could own the address: what comes next may move it."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        said = on_both(lambda name: docker("exec", name, "webstack-vip", "status", "--json", check=False) or "{}")
+        said = on_both(lambda name: docker("exec", name, "webstack", "vip", "status", "--json", check=False) or "{}")
         states = [json.loads(text) for text in said]
         if all(state and not state["unfit"] for state in states):
             return
@@ -330,7 +336,7 @@ _KILL = {"host killed": lambda name: docker("kill", name)}
 _MOVES = {
     **_KILL,
     "nginx stopped": lambda name: on(name, "systemctl stop nginx"),
-    "planned switchover": lambda name: on(name, "webstack-vip switchover"),
+    "planned switchover": lambda name: on(name, "webstack vip switchover"),
 }
 ENGINES = [
     Engine("hook", HOOK, 0.02, 4, _MOVES, HOOKED, routed),
@@ -355,5 +361,5 @@ def engine_round(engine: Engine, act: Callable[[str], object]) -> Seen:
     seen = watch(lambda: act(name), engine.seconds, engine.interval, f"http://{engine.address}/")
     if not alive(name):
         boot(name)
-    on(name, "systemctl start nginx; webstack-vip rejoin")
+    on(name, "systemctl start nginx; webstack vip rejoin")
     return {**seen, "owner": name}

@@ -33,10 +33,16 @@ sys.path.insert(0, str(ROOT / "tests" / "lab"))
 import django  # noqa: E402
 from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder  # noqa: E402
 from django.conf import settings  # noqa: E402
+from hypothesis import HealthCheck  # noqa: E402
+from hypothesis import settings as examples  # noqa: E402
 from redis_servers import Shards, running_shards  # noqa: E402
 
 if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_path):
     _AnsibleCollectionFinder(paths=[str(COLLECTIONS)])._install()
+
+# How long an example takes is none of its properties: on a busy machine any takes long now and then.
+examples.register_profile("unit", examples(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+examples.load_profile("unit")
 
 # Django takes its settings once in a process, and every test module runs in this one.
 settings.configure(

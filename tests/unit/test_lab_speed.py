@@ -49,6 +49,20 @@ def test_without_a_folder_python_compiles(tmp_path: pathlib.Path) -> None:
     assert compiled != "0"
 
 
+#: Conditions that hold, that do not, and that cannot be worked out; what is skipped is told, registered and notified.
+SKIPPED = [
+    {"ansible.builtin.debug": {"msg": "{{ nothing }}"}, "when": [True, "nothing is defined"], "register": "skipped"},
+    {"ansible.builtin.debug": {"var": "skipped"}},
+    {"ansible.builtin.debug": {"msg": "hidden"}, "when": False, "no_log": True, "register": "hidden"},
+    {"ansible.builtin.debug": {"msg": "{{ item }}"}, "loop": [1, 2], "when": "item > 1"},
+    {"ansible.builtin.command": {"argv": ["true"]}, "when": "1 > 2", "delegate_to": "elsewhere", "run_once": True},
+    {"ansible.builtin.include_tasks": "no_such_file.yml", "when": "hidden is not skipped"},
+    {"ansible.builtin.debug": {"msg": "never"}, "when": "nothing > 1", "ignore_errors": True},
+    {"ansible.builtin.debug": {"msg": "no condition"}, "when": "[1]", "ignore_errors": True},
+    {"ansible.builtin.debug": {"msg": "shown"}, "when": "skipped is skipped", "changed_when": True, "notify": "tell"},
+]
+
+
 def played(folder: pathlib.Path, how: str, name: str = "play") -> tuple[int, str]:
     book = [
         {
@@ -65,8 +79,10 @@ def played(folder: pathlib.Path, how: str, name: str = "play") -> tuple[int, str
                         {"ansible.builtin.debug": {"msg": "{{ ansible_failed_result.msg }} \\d {{ 'a\\\\nb' }}"}}
                     ],
                 },
+                *SKIPPED,
                 {"ansible.builtin.fail": {"msg": "{{ [] | webstack.ha.sentinel_hosts | default('none') }}"}},
             ],
+            "handlers": [{"name": "tell", "ansible.builtin.debug": {"msg": "told"}, "when": "skipped is defined"}],
         }
     ]
     (folder / f"{name}.yml").write_text(json.dumps(book))
@@ -83,10 +99,44 @@ def played(folder: pathlib.Path, how: str, name: str = "play") -> tuple[int, str
     return done.returncode, done.stdout + done.stderr
 
 
+KEPT = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import ansible_warm, pathlib, yaml
+ansible_warm.KNOWN = pathlib.Path(sys.argv[2])
+from ansible._internal._datatag._tags import Origin, TrustedAsTemplate
+from ansible.parsing.yaml.loader import AnsibleLoader
+
+def load(path, text, loaded=yaml.load):
+    found = loaded(Origin(path=path).tag(TrustedAsTemplate().tag(text)), Loader=AnsibleLoader)
+    return found, [(repr(Origin.get_tag(word)), TrustedAsTemplate.is_tagged_on(word)) for word in found["a"]]
+
+role, mine = f"{ansible_warm.ROOT}/roles/x/tasks/main.yml", f"{ansible_warm.ROOT}/inventories/x/group_vars/all.yml"
+text = "a: [one, '{{ two }}']"
+plain = load(role, text, ansible_warm.load_text)
+first, second, other = load(role, text), load(role, text), load(role, text + "\\nb: 3")
+first[0]["a"].append("mine")
+third = load(role, text)
+load(mine, "a: [the password]")
+print(json.dumps([plain, second, third, other[0]["b"], len(list(ansible_warm.KNOWN.iterdir()))]))
+"""
+
+
+def test_yaml_of_roles_is_kept_with_where_it_stood_and_an_inventory_is_not(tmp_path: pathlib.Path) -> None:
+    command = [sys.executable, "-c", KEPT, str(ROOT / "lab"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    plain, second, third, other, number = json.loads(done.stdout)
+    assert second == third == plain, "everybody has objects of their own"
+    assert "roles/x/tasks/main.yml" in plain[1][0][0] and plain[1][1][1] is True
+    assert (other, number) == (3, 2), "a file that was changed is another one"
+
+
 def test_a_warm_run_does_and_says_what_a_plain_one_does(tmp_path: pathlib.Path) -> None:
     plain = played(tmp_path, "plain")
     # Twice: the second reads what the first has kept.
     assert played(tmp_path, "warm") == plain
     assert played(tmp_path, "warm") == plain
-    assert "changed=1" in plain[1]
+    assert "changed=2" in plain[1]
     assert "failed=1" in plain[1]
+    assert "skipped=5" in plain[1]
+    assert "told" in plain[1]

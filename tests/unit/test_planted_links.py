@@ -19,19 +19,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.webstack.ha.plugins.module_utils import _data_swap
-from host_programs import ROLES, load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import files, metrics
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
+from host_programs import ROLES, Tier
 
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 STRANGER = 65534
 
 
-release = load("was_django/files/webstack_release.py")
-balancer = load("lb_nginx/files/webstack_lb.py")
-backup = load("backup_slave/files/webstack_backup.py")
-database = load("mysql_replication/files/webstack_db.py")
-addresses = load("vip_failover/files/webstack_vip.py")
-shards = load("redis_shard/files/redis_shard.py")
+release = Tier("app")
+balancer = Tier("lb")
+backup = Tier("backup")
+database = Tier("db")
+shards = Tier("cache")
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def untouched(secret: pathlib.Path) -> bool:
 
 @pytest.fixture
 def site(tmp_path: pathlib.Path) -> Any:
-    made = release.Site("shop")
+    made = release.Application("shop")
     made.base = tmp_path / "shop"
     static = made.release("r1") / "static/css"
     static.mkdir(parents=True)
@@ -89,7 +89,7 @@ def test_a_release_with_a_planted_file_is_not_finished(site: Any, secret: pathli
         os.mkfifo(planted)
     else:
         os.link(secret, planted)
-    with pytest.raises(release.Failure, match=rf"{planted} is .*Find out who put it there"):
+    with pytest.raises(Problem, match=rf"{planted} is .*Find out who put it there"):
         site.finish("r1")
     assert untouched(secret)
     assert site.finished() == []
@@ -155,7 +155,7 @@ def test_purge_waits_for_no_pipe_and_deletes_nothing_elsewhere(
     assert untouched(secret)
     (cache / "a").unlink()
     os.mkfifo(cache / "pipe")
-    with pytest.raises(balancer.Refusal, match="pipe is no file"):
+    with pytest.raises(Problem, match="pipe is no file"):
         balancer.purge(argparse.Namespace(prefix="https://a/"))
     assert balancer.purge(argparse.Namespace(prefix=""))["removed"] == 1
 
@@ -164,7 +164,7 @@ def test_findings_that_are_no_file_are_refused(tmp_path: pathlib.Path, secret: p
     (tmp_path / "link").symlink_to(secret)
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe"):
-        with pytest.raises(balancer.Refusal, match=f"{name} is"):
+        with pytest.raises(Problem, match=f"{name} is"):
             balancer.load(tmp_path / name)
     assert balancer.load(tmp_path / "absent") == {}
 
@@ -173,9 +173,11 @@ def test_findings_that_are_no_file_are_refused(tmp_path: pathlib.Path, secret: p
 
 
 @AS_ROOT
-@pytest.mark.parametrize("program", [backup, database], ids=["backup", "database"])
+@pytest.mark.parametrize(
+    "give", [database.give_to_server, lambda data: database.make_ready(data, data / "nowhere")], ids=["backup", "seed"]
+)
 def test_nobody_enters_a_data_directory_before_all_of_it_is_given_away(
-    tmp_path: pathlib.Path, program: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: pathlib.Path, give: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = tmp_path / "data"
     (data / "shop").mkdir(parents=True)
@@ -192,7 +194,7 @@ def test_nobody_enters_a_data_directory_before_all_of_it_is_given_away(
     monkeypatch.setattr(os, "chown", note)
     monkeypatch.setattr(shutil, "chown", lambda path, *_: note(path, STRANGER, STRANGER))
     etc = os.stat("/etc")
-    program.give_to_server(data)
+    give(data)
     assert given[-1] == "."
     assert sorted(given) == [".", "planted", "shop", "shop/goods.ibd"]
     assert {os.lstat(data / name).st_uid for name in given} == {STRANGER}
@@ -207,15 +209,18 @@ def test_marks_of_the_data_directory_are_files(tmp_path: pathlib.Path, secret: p
             folder.mkdir()
         flag = old / "debian-11.8.flag"
         flag.symlink_to(secret) if kind == "link" else os.mkfifo(flag)
-        with pytest.raises(_data_swap.SwapError, match="is no file of its own"):
-            backup.carry_over(old, new)
-        with pytest.raises(_data_swap.SwapError, match="is no file of its own"):
+        with pytest.raises(Problem, match="is no file of its own"):
+            database.carry_over(old, new)
+        with pytest.raises(Problem, match="is no file of its own"):
             database.make_ready(new, old)
         assert os.listdir(new) == []
         assert database.read_theirs(flag) is None
     (old / "note").symlink_to(secret)
-    with pytest.raises(backup.BackupError, match="not followed"):
-        backup.read_text(old / "note")
+    with pytest.raises(Problem, match="not followed"):
+        files.read(old / "note")
+    (new / "mariadb_backup_info").symlink_to(secret)
+    with pytest.raises(Problem, match="not followed"):
+        database.tool_file(new, "info")
 
 
 @AS_ROOT
@@ -231,16 +236,16 @@ def test_a_backup_takes_no_file_of_somebody_elses(tmp_path: pathlib.Path, secret
     (data / "far").symlink_to(disk)
     (data / "shop/goods.ibd").symlink_to(disk / "goods.ibd")
     (data / "shop/gone").symlink_to(tmp_path / "nothing")
-    assert _data_swap.led_astray(data, STRANGER) == ""
+    assert database.led_astray(data, STRANGER) == ""
     for planted in (data / "log", data / "shop/log", disk / "log"):
         planted.symlink_to(secret)
-        assert pathlib.Path(_data_swap.led_astray(data, STRANGER)).name == "log"
+        assert pathlib.Path(database.led_astray(data, STRANGER)).name == "log"
         planted.unlink()
         os.link(secret, planted)
-        assert pathlib.Path(_data_swap.led_astray(data, STRANGER)).name == "log"
+        assert pathlib.Path(database.led_astray(data, STRANGER)).name == "log"
         planted.unlink()
     (data / "all").symlink_to("/etc")
-    assert _data_swap.led_astray(data, STRANGER).startswith(f"{data}/all")
+    assert database.led_astray(data, STRANGER).startswith(f"{data}/all")
 
 
 def test_logs_that_were_put_aside_do_not_come_through_a_link(
@@ -249,24 +254,25 @@ def test_logs_that_were_put_aside_do_not_come_through_a_link(
     (tmp_path / "mysql").mkdir()
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / backup.KEPT_LOGS).symlink_to(secret.parent)
-    program = backup.Program.__new__(backup.Program)
-    monkeypatch.setattr(program, "datadir", lambda: tmp_path / "mysql")
-    with pytest.raises(_data_swap.SwapError, match="binary-logs is no directory of its own"):
-        program.undo_replace(tmp_path / "old")
+    server = backup.Server.__new__(backup.Server)
+    monkeypatch.setattr(server, "datadir", lambda: tmp_path / "mysql")
+    with pytest.raises(Problem, match="binary-logs is no directory of its own"):
+        backup.undo_replace(server, tmp_path / "old")
     assert untouched(secret)
 
 
-@pytest.mark.parametrize("program", ["backup", "addresses"])
+@pytest.mark.parametrize("program", ["backup", "all others"])
 def test_metrics_are_written_through_no_link(tmp_path: pathlib.Path, secret: pathlib.Path, program: str) -> None:
-    for name in ("metrics.prom.new", "metrics.new", "metrics.prom"):
+    written = tmp_path / ("webstack_backup.prom" if program == "backup" else "metrics.prom")
+    for name in (f"{written.name}.new", f"{written.stem}.new", written.name):
         (tmp_path / name).symlink_to(secret)
     if program == "backup":
-        backup.write_whole(tmp_path / "metrics.prom", "new", 0o644)
+        metrics.publish(str(written), "new")
     else:
-        addresses.write_metrics(tmp_path / "metrics.prom", "new")
+        files.write(written, "new")
     assert untouched(secret)
-    assert (tmp_path / "metrics.prom").read_text() == "new"
-    assert stat.S_IMODE((tmp_path / "metrics.prom").stat().st_mode) == 0o644
+    assert written.read_text() == "new"
+    assert stat.S_IMODE(written.stat().st_mode) == 0o644
 
 
 # --- the cache's servers own their directories ------------------------------------------------------------------
@@ -294,14 +300,14 @@ def test_what_is_read_and_written_as_an_account_is_its_own(home: pathlib.Path, s
     program = shards.Program(pwd.getpwuid(STRANGER).pw_name)
     (home / "away").symlink_to(secret.parent)
     for path in (home / "away/new", secret):
-        with pytest.raises((shards.Failure, PermissionError)):
+        with pytest.raises((Problem, PermissionError)):
             program.write(path, "x")
-    with pytest.raises((shards.Failure, PermissionError)):
+    with pytest.raises((Problem, PermissionError)):
         program.read(home / "away/secret")
     os.link(secret, home / "second")
-    with pytest.raises(shards.Failure, match="second cannot be read"):
+    with pytest.raises(Problem, match="second cannot be read"):
         program.read(home / "second")
-    with pytest.raises((shards.Failure, PermissionError)):
+    with pytest.raises((Problem, PermissionError)):
         program.remove(home / "away/secret")
     (home / "second").unlink()
     assert untouched(secret)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import time
 from typing import Any
 
 import pytest
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.config import Settings
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
+from host_programs import Tier
 
-tool = load("redis_shard/files/redis_shard.py")
+tool = Tier("cache")
 
 ONE, TWO, THREE = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 STATIC = f"""port 26379
@@ -21,20 +25,22 @@ def node(address: str) -> dict[str, Any]:
 
 
 def site(*addresses: str) -> Any:
-    return tool.Site(
-        {
-            "node": "redis1",
-            "program": "redis",
-            "engine": "ring",
-            "passwords": ["secret"],
-            "tls": None,
-            "persistent": False,
-            "overcommit": False,
-            "timing": {"ping": 200},
-            "shards": [{"name": "s1", "nodes": [node(address) for address in addresses or (ONE, TWO)]}],
-            "sentinels": [{**node(address), "port": 26379} for address in (ONE, TWO, THREE)],
-        }
-    )
+    return tool.Site(Settings(settings(*addresses), "redis-shard.json"))
+
+
+def settings(*addresses: str) -> dict[str, Any]:
+    return {
+        "node": "redis1",
+        "program": "redis",
+        "engine": "ring",
+        "passwords": ["secret"],
+        "tls": None,
+        "persistent": False,
+        "overcommit": False,
+        "timing": {"ping": 200},
+        "shards": [{"name": "s1", "nodes": [node(address) for address in addresses or (ONE, TWO)]}],
+        "sentinels": [{**node(address), "port": 26379} for address in (ONE, TWO, THREE)],
+    }
 
 
 def dynamic(master: str, replica: str, epoch: int) -> str:
@@ -49,6 +55,13 @@ sentinel known-sentinel s1 192.0.2.9 26379 fedcba
 sentinel known-replica gone 192.0.2.9 6379
 sentinel current-epoch {epoch}
 """
+
+
+@pytest.mark.parametrize("key", sorted(settings()))
+def test_a_setting_that_is_missing_is_named(key: str) -> None:
+    some = {name: value for name, value in settings().items() if name != key}
+    with pytest.raises(Problem, match=f"redis-shard.json has no '{key}'"):
+        tool.Site(Settings(some, "redis-shard.json"))
 
 
 def merged(old: str, views: dict[str, Any] | None = None, place: Any = None) -> list[str]:
@@ -221,6 +234,27 @@ def test_a_shard_without_a_replica_is_not_handed_over_and_its_writes_do_not_wait
         return ["ip", ONE, "port", "6379", "config-epoch", "1"]
 
     monkeypatch.setattr(tool, "ask", ask)
-    with pytest.raises(tool.Failure, match="no replica follows redis1, nobody can take over"):
+    with pytest.raises(Problem, match="no replica follows redis1, nobody can take over"):
         tool.failover(site(ONE), "s1")
     assert not [words for words in asked if words.startswith("CLIENT")]
+
+
+@pytest.mark.parametrize(
+    ("work", "problems", "code"),
+    [({"start": []}, [], 0), ({"start": ["a.service"]}, [], 2), ({"start": []}, ["no answer"], 2)],
+)
+def test_whether_anything_is_left_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    work: dict[str, list[str]],
+    problems: list[str],
+    code: int,
+) -> None:
+    monkeypatch.setattr(tool, "todo", lambda _site: work)
+    monkeypatch.setattr(tool, "inspect", lambda _site: ({"s1": "master"}, problems))
+    started = time.monotonic()
+    assert tool.settled(site(ONE)) == code
+    assert time.monotonic() - started < 1
+    said = json.loads(capsys.readouterr().out)
+    texts = [problem["text"] for problem in said["problems"]]
+    assert (said["todo"], texts, said["roles"]) == (work, problems, {"s1": "master"})

@@ -26,6 +26,7 @@ EXPECTED = {
     "backup_slave",
     "lb_nginx",
     "mysql_replication",
+    "quorum",
     "redis_cluster_client",
     "redis_shard",
     "shared_media",
@@ -172,14 +173,79 @@ def test_secrets_are_known_inputs() -> None:
 # --- Documentation and tests -----------------------------------------------------------------------------
 
 
-def test_tables_are_up_to_date() -> None:
+def test_tables_and_comments_are_up_to_date() -> None:
+    """An input is described once, in its specification."""
     docs = role_docs()
-    outdated = []
-    for path, content in docs.documents(ROOT):
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if docs.filled(text, content) != text or not text:
-            outdated.append(str(path.relative_to(ROOT)))
-    assert outdated == [], "run `make docs`"
+    found = list(docs.documents(ROOT))
+    assert {path.relative_to(ROOT).parts[1:] for path, _text, _wanted in found} >= {
+        (role, *rest) for role in ROLES for rest in (("README.md",), ("defaults", "main.yml"))
+    }
+    assert [str(path.relative_to(ROOT)) for path, text, wanted in found if wanted != text] == [], "run `make docs`"
+
+
+OPTIONS = {
+    "a_number": {"type": "int", "description": "How C(many)."},
+    "a_word": {"type": "str", "choices": ["x", True], "description": ["One,", "two."]},
+    "a_key": {"type": "str", "required": True, "no_log": True, "description": "Opens a door."},
+    "a_list": {
+        "type": "list",
+        "elements": "dict",
+        "description": "Hosts.",
+        "options": {
+            "name": {"required": True},
+            "ports": {"type": "list", "elements": "dict", "options": {"port": {"required": True}, "open": {}}},
+        },
+    },
+}
+
+
+def test_comments_of_the_defaults_are_the_descriptions() -> None:
+    text = """---
+# --- First ---
+# An old word.
+a_number: 1
+# Another.
+
+# a_key: ""
+a_word: x
+# --- Second ---
+a_list: # beside it
+  # inside
+  - {name: a}
+"""
+    wanted = """---
+# --- First ---
+
+# How `many`.
+a_number: 1
+
+# Opens a door. Secret. Required.
+# a_key: ""
+
+# One, two. One of `x`, `true`.
+a_word: x
+
+# --- Second ---
+
+# Hosts. Each has `name`, and may have `ports` (each has `port`, and may have `open`).
+a_list: # beside it
+  # inside
+  - {name: a}
+"""
+    docs = role_docs()
+    assert docs.commented(text, OPTIONS) == wanted
+    assert docs.commented(wanted, OPTIONS) == wanted
+
+
+def test_a_long_comment_is_wrapped_at_the_width_of_a_line() -> None:
+    text = role_docs().commented("---\na: 1\n", {"a": {"description": "word " * 50}})
+    assert max(map(len, text.splitlines())) <= 120
+    assert text.count("word") == 50
+
+
+def test_a_default_that_no_specification_has_is_refused() -> None:
+    with pytest.raises(ValueError, match="b: no specification"):
+        role_docs().commented("---\na: 1\nb: 2\n", {"a": {"description": "A."}})
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -225,6 +291,23 @@ def test_no_failure_is_swallowed() -> None:
         )
     ]
     assert swallowed == []
+
+
+def test_what_an_earlier_command_imports_stays_as_long_as_it_does() -> None:
+    """The database role comes first; timers and the server's unit call the earlier backup command until the other."""
+    removing = {
+        role: {item["dest"] for item in (task.get("webstack.ha.files") or {}).get("files", []) if _goes(item)}
+        for role in ROLES
+        for task in load(ROOT / "roles" / role / "tasks/configure.yml") or []
+        if "webstack.ha.files" in task
+    }
+    command, imported = "/usr/local/sbin/webstack-backup", "/usr/local/lib/webstack/data_swap.py"
+    assert [role for role, gone in removing.items() if imported in gone] == ["backup_slave"]
+    assert [role for role, gone in removing.items() if command in gone] == ["backup_slave"]
+
+
+def _goes(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("state") == "absent"
 
 
 def test_programs_choose_their_umask_and_their_interpreter() -> None:

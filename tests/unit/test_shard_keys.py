@@ -9,10 +9,8 @@ from typing import Any
 
 import pytest
 import redis
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.cache import keys as shard_keys
 from redis_servers import RedisServer
-
-shard_keys = load("redis_shard/files/shard_keys.py")
 
 OLD, NEW = shard_keys.rings(
     [
@@ -106,6 +104,7 @@ def test_the_roll_of_the_client_is_no_key(server: redis.Redis) -> None:
     assert roll.exists("webstack_cache:roll:0")
 
 
+@pytest.mark.quiet
 def test_a_sweep_does_not_hold_up_others(server: redis.Redis) -> None:
     """Half of 200,000 keys go; somebody else reads meanwhile."""
     pipeline = server.pipeline(transaction=False)

@@ -1,4 +1,4 @@
-"""The pure parts of the command webstack-backup, and what it does with a restic and a server that are fakes."""
+"""The pure parts of the command webstack backup, and what it does with a restic and a server that are fakes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import itertools
 import json
 import os
 import pathlib
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.webstack.ha.plugins.module_utils import _data_swap as data_swap
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup import cli, repository, server
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup.tools import Tools
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import lock
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.config import Settings
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Busy, Problem
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.mariadb import ServerGone, SqlError
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import Done
+from host_programs import Tier
 from hypothesis import given
 from hypothesis import strategies as st
 
-backup = load("backup_slave/files/webstack_backup.py")
+backup = Tier("backup")
+db = Tier("db")
 
 
 # --- summary line -----------------------------------------------------------------------------------
@@ -35,22 +47,8 @@ def test_summary_is_always_one_line(first: str, second: str) -> None:
 # --- what the server says ---------------------------------------------------------------------------
 
 
-@given(st.lists(st.text(alphabet="ab\\\n\t\0é", max_size=8), min_size=1, max_size=4))
-def test_rows_survive_the_clients_escapes(values: list[str]) -> None:
-    escapes = {"\\": "\\\\", "\n": "\\n", "\t": "\\t", "\0": "\\0"}
-    written = ["".join(escapes.get(sign, sign) for sign in value) for value in values]
-    header = [f"c{number}" for number in range(len(values))]
-    output = "\t".join(header) + "\n" + "\t".join(written) + "\n"
-    # Also a row that is nothing but one empty field: @@gtid_slave_pos of a server that never replicated.
-    assert backup.parse_rows(output) == [dict(zip(header, values, strict=True))]
-
-
-def test_no_rows() -> None:
-    assert backup.parse_rows("") == []
-
-
-def source(**changes: str) -> dict[str, str]:
-    row = {"Master_Host": "192.0.2.1", "Slave_IO_Running": "Yes", "Slave_SQL_Running": "Yes"}
+def source(**changes: str | None) -> dict[str, str | None]:
+    row: dict[str, str | None] = {"Master_Host": "192.0.2.1", "Slave_IO_Running": "Yes", "Slave_SQL_Running": "Yes"}
     return {**row, "Seconds_Behind_Master": "0", "Last_IO_Error": "", "Last_SQL_Error": "", **changes}
 
 
@@ -68,23 +66,199 @@ def test_replica_state() -> None:
         [source(), source(Slave_SQL_Running="No", Last_SQL_Error="1062", Seconds_Behind_Master="7")]
     )
     assert (two["io"], two["sql"], two["lag_seconds"], two["error"]) == (True, False, 7, "1062")
-    assert backup.replica_state([source(Seconds_Behind_Master="NULL")])["lag_seconds"] is None
+    assert backup.replica_state([source(Seconds_Behind_Master=None)])["lag_seconds"] is None
+
+
+class Said:
+    """A session with a server that gives one answer after the other. What changes it is written down."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.did: list[str] = []
+        self.closed = False
+
+    def rows(self, statement: str, _seconds: float | None = None) -> list[dict[str, Any]]:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Problem):
+            raise answer
+        if not statement.startswith(("SELECT", "SHOW", "CHECKSUM")):
+            self.did.append(statement)
+        return list(answer)
+
+    def run(self, *statements: str) -> None:
+        for statement in statements:
+            self.rows(statement)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Asked(server.Server):
+    """A server that is asked by a session which gives answers that are known."""
+
+    said: Said
+
+    def session(self, seconds: float = 60) -> Any:
+        return self.said
+
+    def datadir(self) -> pathlib.Path:
+        return pathlib.Path("/d")
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
+    monkeypatch.setattr(db, "MARKER", tmp_path / "primary")
+    asked = Asked(Tools(Settings({"timeout_seconds": 60}, "config.json")))
+    yield asked
+    assert asked.said.closed
+
+
+def variables(read_only: bool = True, **changes: str | None) -> dict[str, str | None]:
+    return {
+        **{"gtid": "0-1-5", "version": "11.8.6-MariaDB", "datadir": "/d/", "log_bin": "", "relay_log": ""},
+        **{"read_only": str(int(read_only)), "followers": "0"},
+        **changes,
+    }
 
 
 @pytest.mark.parametrize(
-    ("replica", "read_only", "role"),
+    ("links", "read_only", "marked", "role"),
     [
-        (None, False, "primary"),
-        (None, True, "none"),
-        ({"io": True, "sql": True}, True, "replica"),
-        ({"io": False, "sql": False}, True, "replica"),
-        ({"io": True, "sql": True}, False, "replica"),
-        # Promoted by hand, with the old link's settings left behind.
-        ({"io": False, "sql": False}, False, "primary"),
+        ([], False, False, "primary"),
+        ([], True, False, "none"),
+        # Started a moment ago, and not opened yet.
+        ([], True, True, "primary"),
+        ([source()], True, False, "replica"),
+        ([source(Slave_IO_Running="No", Slave_SQL_Running="No")], True, False, "replica"),
+        ([source()], False, False, "replica"),
+        # Promoted by hand, with the old link left behind: `webstack db` gives it the address of no primary.
+        ([source(Slave_IO_Running="No", Slave_SQL_Running="No")], False, False, "replica"),
     ],
 )
-def test_role(replica: dict[str, Any] | None, read_only: bool, role: str) -> None:
-    assert backup.role(replica, read_only) == role
+def test_a_server_is_what_webstack_db_says_that_it_is(
+    links: list[dict[str, str]], read_only: bool, marked: bool, role: str, host: Asked
+) -> None:
+    if marked:
+        db.MARKER.write_text('{"paired": true}')
+    host.said = Said([variables(read_only)], links)
+    seen = host.look()
+    assert (seen["role"], seen["read_only"], seen["running"], seen["error"]) == (role, read_only, True, "")
+
+
+def test_a_server_that_does_not_answer_has_no_role(host: Asked) -> None:
+    host.said = Said(ServerGone("no socket"))
+    seen = host.look()
+    assert (seen["role"], seen["running"], seen["error"], seen["datadir"]) == ("none", False, "no socket", "/d")
+
+
+@pytest.mark.parametrize("problem", [SqlError("ERROR 1146: no table"), Problem("python3-pymysql is not installed")])
+def test_what_could_not_be_asked_is_no_server_that_is_gone(host: Asked, problem: Problem) -> None:
+    host.said = Said([variables()], problem)
+    with pytest.raises(type(problem), match=str(problem)):
+        host.look()
+    host.said = Said(problem)
+    with pytest.raises(type(problem), match=str(problem)):
+        host.replication("stop")
+
+
+@pytest.mark.parametrize(
+    ("wish", "answers", "said", "did"),
+    [
+        ("stop", [[source()], []], "stop", ["STOP ALL SLAVES"]),
+        ("start", [[source()], []], "start", ["START ALL SLAVES"]),
+        ("stop", [[]], "none", []),
+        ("start", [ServerGone("no socket")], "none", []),
+    ],
+)
+def test_replication_is_held_and_resumed_where_there_is_any(
+    host: Asked, wish: str, answers: list[Any], said: str, did: list[str]
+) -> None:
+    host.said = Said(*answers)
+    assert host.replication(wish) == {"replication": said}
+    assert host.said.did == did
+
+
+def test_replication_that_does_not_stop_is_no_replication_that_is_held(host: Asked) -> None:
+    host.said = Said([source()], ServerGone("no answer within 60 s"))
+    with pytest.raises(Problem, match="no answer within 60 s"):
+        host.replication("stop")
+
+
+def test_a_fingerprint_has_every_table_and_the_position_around_it(host: Asked) -> None:
+    names = [{"place": "site", "name": f"n`{number}"} for number in range(101)]
+    host.said = Said(
+        [{"gtid": "0-1-5"}],
+        names,
+        [{"Table": "x", "Checksum": str(number)} for number in range(100)],
+        [{"n": "2"}] * 100,
+        # A view's table that is gone has none.
+        [{"Table": "x", "Checksum": None}],
+        [{"n": "1"}],
+        [{"gtid": None}],
+    )
+    found = host.fingerprint()
+    assert (found["before"], found["after"], found["rows"], len(found["tables"])) == ("0-1-5", "", 201, 101)
+    assert (found["tables"]["`site`.`n``7`"], found["tables"]["`site`.`n``100`"]) == ("7", None)
+
+
+# --- the restored server becomes the writer ----------------------------------------------------------
+
+
+def restored(host: Asked, home: pathlib.Path, patch: pytest.MonkeyPatch, *answers: Any, roled: bool = True) -> Any:
+    """A server on the data of a backup at 0-1-5; the command of the role is a fake that is written down, too."""
+    (home / "webstack-backup.json").write_text('{"gtid": "0-1-5"}')
+    patch.setattr(backup, "ROLE_SETTINGS", home / "db.json")
+    if roled:
+        (home / "db.json").touch()
+    host.said = Said(*answers)
+
+    def promote(*command: str, seconds: float) -> Done:
+        assert seconds
+        host.said.did.append(pathlib.Path(command[0]).name + " " + " ".join(command[1:]))
+        return Done(command, 0 if "refused" not in os.listdir(home) else 1, "", "webstack db restored: no\n")
+
+    patch.setattr(host.tools, "run", promote)
+    return backup.take_over(host)
+
+
+@pytest.mark.parametrize("stands", ["0-1-5", ""])
+@pytest.mark.parametrize("roled", [True, False])
+def test_a_restored_server_knows_its_position_before_it_is_the_writer(
+    host: Asked, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, stands: str, roled: bool
+) -> None:
+    sets = [] if stands else ["SET GLOBAL gtid_slave_pos = '0-1-5'"]
+    answers = [[{"datadir": f"{tmp_path}/", "gtid": stands}], [], []]
+    assert restored(host, tmp_path, monkeypatch, *answers, roled=roled) == {"gtid": "0-1-5"}
+    # Of a role that looks after it, or nobody's.
+    assert host.said.did == [*sets, "webstack db restored" if roled else "SET GLOBAL read_only = 0"]
+
+
+@pytest.mark.parametrize(
+    "answers", [[ServerGone("no socket")], [[{"datadir": "/none", "gtid": ""}]], [[{"datadir": "", "gtid": ""}]]]
+)
+def test_a_server_that_does_not_know_its_position_is_not_opened(
+    host: Asked, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, answers: list[Any]
+) -> None:
+    with pytest.raises(Problem, match=r"no socket|has no GTID position"):
+        restored(host, tmp_path, monkeypatch, *answers)
+    assert host.said.did == []
+
+
+def test_a_position_that_the_server_refuses_opens_nothing(
+    host: Asked, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = SqlError("ERROR 1198: This operation cannot be performed as you have a running slave")
+    with pytest.raises(SqlError):
+        restored(host, tmp_path, monkeypatch, [{"datadir": str(tmp_path), "gtid": ""}], refused)
+    assert host.said.did == []
+
+
+def test_a_promotion_that_is_refused_is_said(
+    host: Asked, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "refused").touch()
+    with pytest.raises(Problem, match=r"webstack db restored: .*no"):
+        restored(host, tmp_path, monkeypatch, [{"datadir": str(tmp_path), "gtid": "0-1-5"}])
 
 
 def test_refusal() -> None:
@@ -130,9 +304,9 @@ def test_choose() -> None:
     assert backup.choose(some, "aaaa1111")["id"] == "aaaa1111"
     assert backup.choose(some, "aaaa1111" + "0" * 56)["id"] == "aaaa1111"
     for wanted, text in (("aaaa", "ambiguous"), ("bbbb", "not in the repository"), ("--x", "not a snapshot id")):
-        with pytest.raises(backup.BackupError, match=text):
+        with pytest.raises(Problem, match=text):
             backup.choose(some, wanted)
-    with pytest.raises(backup.BackupError, match="no backup of this site"):
+    with pytest.raises(Problem, match="no backup of this site"):
         backup.choose([], "latest")
 
 
@@ -151,15 +325,21 @@ def test_surplus() -> None:
     assert backup.surplus(names, 9) == []
 
 
-def test_positions() -> None:
-    assert backup.binlog_position("binlog.000002\t339\t0-1-5\n") == {
-        "file": "binlog.000002",
-        "position": "339",
-        "gtid": "0-1-5",
-    }
-    assert backup.binlog_position("")["gtid"] == ""
-    assert backup.slave_gtid("SET GLOBAL gtid_slave_pos = '0-1-5,1-2-7';\nCHANGE MASTER TO x;\n") == "0-1-5,1-2-7"
-    assert backup.slave_gtid("CHANGE MASTER TO MASTER_LOG_FILE='x'") == ""
+def test_positions(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "mariadb_backup_binlog_info").write_text("binlog.000002\t339\t0-1-5\n")
+    assert db.position(tmp_path) == ("binlog.000002", "339", "0-1-5")
+    # Each domain of the history after the first begins a line.
+    (tmp_path / "mariadb_backup_binlog_info").write_text("binlog.000002\t339\t0-1-5,\n1-2-7\n")
+    assert db.position(tmp_path) == ("binlog.000002", "339", "0-1-5,1-2-7")
+    (tmp_path / "mariadb_backup_binlog_info").write_text("")
+    assert db.position(tmp_path).gtid == ""
+    # A replica that writes no binary log.
+    (tmp_path / "xtrabackup_slave_info").write_text(
+        "SET GLOBAL gtid_slave_pos = '0-1-5,\n1-2-7';\nCHANGE MASTER TO x;\n"
+    )
+    assert db.position(tmp_path).gtid == "0-1-5,1-2-7"
+    (tmp_path / "xtrabackup_slave_info").write_text("CHANGE MASTER TO MASTER_LOG_FILE='x'")
+    assert db.position(tmp_path).gtid == ""
 
 
 def test_new_snapshot() -> None:
@@ -181,7 +361,7 @@ def test_versions_of_restic() -> None:
 
 def test_metrics() -> None:
     success = {"finished": 12, "bytes": 34, "seconds": 5.6}
-    text = backup.metrics({"daily": {"ok": False, "success": success}, "hourly": {"ok": True}})
+    text = backup.render({"daily": {"ok": False, "success": success}, "hourly": {"ok": True}})
     assert 'webstack_backup_last_success_timestamp_seconds{kind="daily"} 12\n' in text
     assert 'webstack_backup_last_run_ok{kind="daily"} 0\n' in text
     assert 'webstack_backup_last_run_ok{kind="hourly"} 1\n' in text
@@ -190,46 +370,38 @@ def test_metrics() -> None:
 
 def test_room(tmp_path: pathlib.Path) -> None:
     backup.need_room(tmp_path / "not/yet/there", 1, 1.2)
-    with pytest.raises(backup.BackupError, match="bytes free and"):
+    with pytest.raises(Problem, match="bytes free and"):
         backup.need_room(tmp_path, 1 << 60, 1.2)
 
 
 def test_sizes_leave_the_logs_out(tmp_path: pathlib.Path) -> None:
     for name in ("ibdata1", "binlog.000001", "binlog_of_a_table.ibd"):
         (tmp_path / name).write_bytes(b"x" * 8192)
-    whole = backup.size_of(str(tmp_path))
-    without = backup.size_of(str(tmp_path), [str(tmp_path / "binlog") + "."])
+    whole = db.size_of(str(tmp_path))
+    without = db.size_of(str(tmp_path), [str(tmp_path / "binlog") + "."])
     assert without * 3 == whole * 2
 
 
 # --- runs, with fakes in the place of server and restic ---------------------------------------------
 
 
-class Fake(backup.Program):  # type: ignore[name-defined,misc]
-    """Answers like the programs; `fails` names the subcommand of restic that does not work."""
+class FakeTools(Tools):
+    """Runs nothing; the answers of the tools that are asked beside restic and the server."""
 
-    def __init__(self, home: pathlib.Path, fails: str = "", code: int = 1) -> None:
-        super().__init__(
-            {
-                "site": "shop",
-                "repository": "r",
-                "staging_directory": str(home / "staging"),
-                "lag_limit_seconds": 10,
-                "free_disk_factor": 1.0,
-                "allow_primary": False,
-                "parallel": 1,
-                "retention": {"hourly": 1},
-                "retention_enabled": True,
-                "socket": "s",
-                "textfile_directory": "",
-            }
-        )
-        self.home, self.fails, self.code = home, fails, code
-        self.kept: dict[str, list[str]] = {"old00000": []}
-        self.calls: list[str] = []
+    answer = Done([], 0, "restic 0.18.0", "")
+
+    def run(self, *command: str, **_options: Any) -> Done:
+        return self.answer
+
+
+class FakeServer(server.Server):
+    def __init__(self, tools: Tools, home: pathlib.Path) -> None:
+        super().__init__(tools)
+        self.home = home
         self.what: dict[str, Any] = {
             "role": "replica",
             "running": True,
+            "read_only": True,
             "replica": {"io": True, "sql": True, "lag_seconds": 0, "error": ""},
             "datadir": str(home),
             "log_bin": "",
@@ -238,37 +410,82 @@ class Fake(backup.Program):  # type: ignore[name-defined,misc]
             "followers": 0,
         }
 
-    def server(self) -> dict[str, Any]:
+    def look(self) -> dict[str, Any]:
         return self.what
 
-    def execute(self, command: Any, **options: Any) -> tuple[int, str, str]:
-        return 0, "restic 0.18.0", ""
 
-    def copy_server(self, server: Any, directory: pathlib.Path) -> None:
-        (directory / "mariadb_backup_binlog_info").write_text("binlog.000001\t4\t0-1-5\n")
+class FakeRepository(repository.Repository):
+    def __init__(self, tools: Tools, fails: str, code: int) -> None:
+        super().__init__(tools)
+        self.fails, self.code = fails, code
+        self.kept: dict[str, list[str]] = {"old00000": []}
+        self.calls: list[str] = []
 
-    def restic(self, *arguments: str, **options: Any) -> tuple[int, str, str]:
+    def restic(self, *arguments: str, **_options: Any) -> Done:
         self.calls.append(arguments[0])
         failed = self.fails == arguments[0]
         if arguments[0] == "backup" and (not failed or self.code == 3):
             self.kept["new00000"] = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
         if failed:
-            return self.code, "", "Fatal: fake"
+            return Done(arguments, self.code, "", "Fatal: fake")
+        output = ""
         if arguments[0] == "snapshots":
             wanted = arguments[arguments.index("--tag") + 1]
-            return 0, json.dumps([{"id": name} for name, tags in self.kept.items() if wanted in tags]), ""
+            output = json.dumps([{"id": name} for name, tags in self.kept.items() if wanted in tags])
         if arguments[0] == "forget" and "--prune" not in arguments:
             del self.kept[arguments[-1]]
-        answer = {"message_type": "summary", "snapshot_id": "new00000"}
-        return 0, json.dumps(answer) if arguments[0] == "backup" else "", ""
+        if arguments[0] == "backup":
+            output = json.dumps({"message_type": "summary", "snapshot_id": "new00000"})
+        return Done(arguments, 0, output, "")
+
+
+class Fake:
+    """Answers like the programs; `fails` names the subcommand of restic that does not work."""
+
+    def __init__(self, home: pathlib.Path, fails: str = "", code: int = 1) -> None:
+        self.values: dict[str, Any] = {
+            "site": "shop",
+            "repository": "r",
+            "staging_directory": str(home / "staging"),
+            "lag_limit_seconds": 10,
+            "free_disk_factor": 1.0,
+            "allow_primary": False,
+            "parallel": 1,
+            "retention": {"hourly": 1},
+            "retention_enabled": True,
+            "socket": "s",
+            "textfile_directory": "",
+        }
+        self.config = Settings(self.values, "config.json")
+        self.tools = FakeTools(self.config)
+        self.server = FakeServer(self.tools, home)
+        self.repository = FakeRepository(self.tools, fails, code)
+
+    @property
+    def what(self) -> dict[str, Any]:
+        return self.server.what
+
+    def run(self, kind: str, *, require: bool = False, allow_primary: bool = False) -> dict[str, Any]:
+        found: dict[str, Any] = backup.take(
+            self.server, self.repository, kind, require=require, allow_primary=allow_primary
+        )
+        return found
+
+
+@pytest.fixture(autouse=True)
+def copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    def copy(_server: Any, _seen: Any, directory: pathlib.Path) -> None:
+        (directory / "mariadb_backup_binlog_info").write_text("binlog.000001\t4\t0-1-5\n")
+
+    monkeypatch.setattr(backup, "copy_server", copy)
 
 
 def test_a_good_run_applies_the_retention_last(tmp_path: pathlib.Path) -> None:
     fake = Fake(tmp_path)
-    fields = fake.run("daily", require=False, allow_primary=False)
+    fields = fake.run("daily")
     assert list(fields) == ["kind", "host", "snapshot", "bytes", "seconds", "gtid"]
-    assert fake.calls == ["cat", "unlock", "backup", "check", "forget"]
-    assert {"shop", "kind=daily", "gtid=0-1-5"} <= set(fake.kept["new00000"])
+    assert fake.repository.calls == ["cat", "unlock", "backup", "check", "forget"]
+    assert {"shop", "kind=daily", "gtid=0-1-5"} <= set(fake.repository.kept["new00000"])
     assert not (tmp_path / "staging/data").exists()
 
 
@@ -276,23 +493,25 @@ def test_a_good_run_applies_the_retention_last(tmp_path: pathlib.Path) -> None:
 def test_a_failed_run_leaves_no_snapshot_and_forgets_no_old_one(tmp_path: pathlib.Path, fails: str, code: int) -> None:
     fake = Fake(tmp_path, fails, code)
     for _ in range(3):
-        with pytest.raises(backup.BackupError):
-            fake.run("daily", require=False, allow_primary=False)
-    assert list(fake.kept) == ["old00000"]
+        with pytest.raises(Problem):
+            fake.run("daily")
+    assert list(fake.repository.kept) == ["old00000"]
     assert not (tmp_path / "staging/data").exists()
 
 
 def test_a_backup_stays_good_when_the_retention_fails(tmp_path: pathlib.Path) -> None:
-    fields = Fake(tmp_path, "forget").run("daily", require=False, allow_primary=False)
+    fields = Fake(tmp_path, "forget").run("daily")
     assert fields["retention"] == "failed"
 
 
-def test_a_missing_repository_is_never_replaced_by_an_empty_one(tmp_path: pathlib.Path) -> None:
+def test_a_missing_repository_is_never_replaced_by_an_empty_one(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = Fake(tmp_path)
-    fake.open_repository = lambda: False
-    with pytest.raises(backup.BackupError, match="repository is missing"):
-        fake.run("daily", require=False, allow_primary=False)
-    assert fake.calls == []
+    monkeypatch.setattr(fake.repository, "opens", lambda: False)
+    with pytest.raises(Problem, match="repository is missing"):
+        fake.run("daily")
+    assert fake.repository.calls == []
 
 
 @pytest.mark.parametrize(
@@ -308,50 +527,53 @@ def test_who_backs_up_a_primary(
     tmp_path: pathlib.Path, configured: bool, followers: int, wanted: bool, outcome: type[Exception] | None
 ) -> None:
     fake = Fake(tmp_path)
-    fake.config["allow_primary"] = configured
-    fake.what |= {"role": "primary", "replica": None, "followers": followers}
+    fake.values["allow_primary"] = configured
+    fake.what.update(role="primary", replica=None, followers=followers, read_only=False)
     if outcome is None:
-        fake.may_back_up(fake.what, require=True, allow_primary=wanted)
+        backup.may_back_up(fake.config, fake.what, require=True, allow_primary=wanted)
     else:
         with pytest.raises(outcome):
-            fake.may_back_up(fake.what, require=False, allow_primary=wanted)
-        with pytest.raises(backup.BackupError, match="is the primary"):
-            fake.may_back_up(fake.what, require=True, allow_primary=wanted)
+            backup.may_back_up(fake.config, fake.what, require=False, allow_primary=wanted)
+        with pytest.raises(Problem, match="is the primary"):
+            backup.may_back_up(fake.config, fake.what, require=True, allow_primary=wanted)
 
 
 def test_neither_primary_nor_replica_is_a_failure(tmp_path: pathlib.Path) -> None:
     fake = Fake(tmp_path)
     for change in ({"role": "none"}, {"running": False, "error": "no socket"}):
-        with pytest.raises(backup.BackupError):
-            fake.may_back_up({**fake.what, **change}, require=False, allow_primary=True)
+        with pytest.raises(Problem):
+            backup.may_back_up(fake.config, {**fake.what, **change}, require=False, allow_primary=True)
 
 
 def test_restore_overwrites_nothing(tmp_path: pathlib.Path) -> None:
+    fake = Fake(tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/file").touch()
-    with pytest.raises(backup.BackupError, match="nothing is overwritten"):
-        Fake(tmp_path).restore("latest", tmp_path / "data")
-    with pytest.raises(backup.BackupError, match="absolute"):
-        Fake(tmp_path).restore("latest", pathlib.Path("data"))
+    with pytest.raises(Problem, match="nothing is overwritten"):
+        backup.restore(fake.server, fake.repository, "latest", tmp_path / "data")
+    with pytest.raises(Problem, match="absolute"):
+        backup.restore(fake.server, fake.repository, "latest", pathlib.Path("data"))
 
 
 def test_the_lock_names_its_holder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backup, "LOCK", tmp_path / "lock")
-    first, second = Fake(tmp_path), Fake(tmp_path)
-    first.lock("run --kind daily", 0)
-    with pytest.raises(backup.LockedError, match=rf"'run --kind daily' pid {os.getpid()} since \d+T"):
-        second.lock("run --kind hourly", 0)
-    assert first.lock_fd is not None
-    os.close(first.lock_fd)
-    second.lock("run --kind hourly", 0)
-    assert second.lock_fd is not None
-    os.close(second.lock_fd)
+    monkeypatch.setattr(backup, "LOCK", tmp_path / "backup.lock")
+    with backup.alone("run --kind daily", 0):
+        holder = (
+            rf"another run holds the lock \S+backup.lock: 'run --kind daily' \(process {os.getpid()}, since 20\d\d-"
+        )
+        with pytest.raises(Busy, match=holder), backup.alone("run --kind hourly", 0):
+            pass
+    with backup.alone("run --kind hourly", 0):
+        pass
 
 
 # --- exchange of data directories -------------------------------------------------------------------
 
 
-class Host(Fake):
+class Host(FakeServer):
+    def __init__(self, home: pathlib.Path) -> None:
+        super().__init__(Fake(home).tools, home)
+
     def datadir(self) -> pathlib.Path:
         return self.home / "mysql"
 
@@ -361,9 +583,10 @@ class Host(Fake):
 
 @pytest.fixture
 def swapping(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, path in {"JOURNAL": "state/swap.json", "LOCK": "run/lock", "MOUNTS": "mounts", "FSTAB": "fstab"}.items():
-        monkeypatch.setattr(data_swap, name, tmp_path / path)
-    monkeypatch.setattr(backup, "MARKER", tmp_path / "primary")
+    monkeypatch.setattr(lock, "FOLDER", tmp_path / "run")
+    for name, path in {"JOURNAL": "state/swap.json", "MOUNTS": "mounts", "FSTAB": "fstab"}.items():
+        monkeypatch.setattr(db, name, tmp_path / path)
+    monkeypatch.setattr(db, "MARKER", tmp_path / "primary")
     (tmp_path / "mounts").write_text("1 1 0:1 / / rw - ext4 x rw\n")
 
 
@@ -382,14 +605,14 @@ def test_data_of_a_marked_primary_is_exchanged_and_comes_back(
     (new / "shop").mkdir(parents=True)
     (new / "mariadb_backup_checkpoints").write_text("backup_type = log-applied\n")
     (tmp_path / "mysql/ibdata1").write_text("old")
-    old = pathlib.Path(host.replace_data(new, 0)["old"])
+    old = pathlib.Path(backup.replace_data(host, new, 0)["old"])
     assert not new.exists()
     # Closed until take-over: nobody writes before the position is set.
     assert not (tmp_path / "primary").exists()
     assert (tmp_path / "mysql/shop").is_dir()
     # take-over makes it the primary, and fails after that.
     (tmp_path / "primary").write_text("alone")
-    failed = pathlib.Path(host.undo_replace(old)["old"])
+    failed = pathlib.Path(backup.undo_replace(host, old)["old"])
     assert (tmp_path / "primary").read_text() == "paired"
     assert (tmp_path / "mysql/ibdata1").read_text() == "old"
     assert not old.exists()
@@ -412,12 +635,12 @@ def test_a_restore_that_was_cut_off_is_undone_by_the_next(
     (tmp_path / "mysql/ibdata1").write_text("old")
     (tmp_path / "new/mariadb_backup_checkpoints").write_text("backup_type = log-applied\n")
     with monkeypatch.context() as patch:
-        patch.setattr(data_swap, "_forget", crash)
+        patch.setattr(db, "_forget", crash)
         patch.setattr(backup, "stamp", lambda: "20200101T000000Z")
         with pytest.raises(Crash):
-            host.replace_data(tmp_path / "new", 0)
+            backup.replace_data(host, tmp_path / "new", 0)
     assert not (tmp_path / "mysql/ibdata1").exists()
-    old = pathlib.Path(host.replace_data(tmp_path / "new", 0)["old"])
+    old = pathlib.Path(backup.replace_data(host, tmp_path / "new", 0)["old"])
     assert (old / "ibdata1").read_text() == "old"
     assert [path.name for path in tmp_path.glob("mysql.before-restore-*")] == [old.name]
 
@@ -430,7 +653,7 @@ def test_replaced_data_is_kept_to_a_number(tmp_path: pathlib.Path, swapping: Non
     for path in (earlier, seeded, tmp_path / "mysql", tmp_path / "new", tmp_path / "logs"):
         path.mkdir()
     (tmp_path / "new/mariadb_backup_checkpoints").write_text("backup_type = log-applied\n")
-    host.replace_data(tmp_path / "new", keep)
+    backup.replace_data(host, tmp_path / "new", keep)
     assert earlier.exists() == (keep == 0)
     assert seeded.exists()
     assert len(list(tmp_path.glob("mysql.before-restore-*"))) == 2 - keep
@@ -441,15 +664,15 @@ def test_what_cannot_be_exchanged_is_said_before_the_restore(tmp_path: pathlib.P
     answer = backup.where_data_goes(tmp_path / "mysql")
     assert answer["copies"] == ""
     assert "is a link to" in answer["datadir_problem"]
-    with pytest.raises(data_swap.SwapError, match="is a link to"):
-        Host(tmp_path).replace_data(tmp_path / "new", 0)
+    with pytest.raises(Problem, match="is a link to"):
+        backup.replace_data(Host(tmp_path), tmp_path / "new", 0)
 
 
 def test_an_old_directory_of_elsewhere_does_not_come_back(tmp_path: pathlib.Path, swapping: None) -> None:
     (tmp_path / "mysql").mkdir()
     for path in (tmp_path / "gone", tmp_path / "mysql"):
-        with pytest.raises(backup.BackupError, match="is not an earlier data directory in"):
-            Host(tmp_path).undo_replace(path / "x")
+        with pytest.raises(Problem, match="is not an earlier data directory in"):
+            backup.undo_replace(Host(tmp_path), path / "x")
 
 
 def test_room_that_is_missing_names_the_copies_that_take_it(tmp_path: pathlib.Path, swapping: None) -> None:
@@ -457,14 +680,9 @@ def test_room_that_is_missing_names_the_copies_that_take_it(tmp_path: pathlib.Pa
         (tmp_path / name).mkdir()
     host = Host(tmp_path)
     target = tmp_path / "mysql.restore-1"
-    with pytest.raises(backup.BackupError, match=r"nobody may need any more: .*mysql.before-restore-20200101T000000Z"):
+    with pytest.raises(Problem, match=r"nobody may need any more: .*mysql.before-restore-20200101T000000Z"):
         backup.need_room(target, 1 << 60, 1.2, host.earlier(target))
     assert host.earlier(tmp_path / "elsewhere/scratch") == []
-
-
-def test_a_primary_that_never_replicated_has_an_empty_position() -> None:
-    assert backup.parse_rows("gtid\n\n") == [{"gtid": ""}]
-    assert backup.parse_rows("gtid\n") == []
 
 
 def test_data_is_exchanged_and_comes_back(tmp_path: pathlib.Path, swapping: None) -> None:
@@ -475,24 +693,26 @@ def test_data_is_exchanged_and_comes_back(tmp_path: pathlib.Path, swapping: None
     (tmp_path / "mysql/mariadb_upgrade_info").write_text("11.8.6-MariaDB")
     (tmp_path / "logs/binlog.000001").write_text("old")
     new = tmp_path / "mysql.restore"
-    (new / "webstack-backup.json").write_text(json.dumps({"server": "11.8.6-MariaDB-0+deb13u1 from Debian-log"}))
-    with pytest.raises(backup.BackupError, match="not a prepared data directory"):
-        host.replace_data(new, 0)
+    (new / "mariadb_backup_info").write_text("tool_name = x\nserver_version = 11.8.6-MariaDB-0+deb13u1-log\n")
+    with pytest.raises(Problem, match="not a prepared data directory"):
+        backup.replace_data(host, new, 0)
     (new / "mariadb_backup_checkpoints").write_text("backup_type = log-applied\nfrom_lsn = 0\n")
 
-    answer = host.replace_data(new, 0)
+    answer = backup.replace_data(host, new, 0)
     old = pathlib.Path(answer["old"])
     assert (old / "site").is_dir()
     assert (old / "binary-logs/binlog.000001").read_text() == "old"
     assert sorted(os.listdir(tmp_path / "mysql")) == [
+        # Until take-over.
+        ".webstack-unplaced",
         "debian-11.8.flag",
         "mariadb_backup_checkpoints",
+        "mariadb_backup_info",
         "mariadb_upgrade_info",
-        "webstack-backup.json",
     ]
 
     (tmp_path / "logs/binlog.000001").write_text("new")
-    host.undo_replace(old)
+    backup.undo_replace(host, old)
     assert (tmp_path / "mysql/site").is_dir()
     assert (tmp_path / "logs/binlog.000001").read_text() == "old"
     assert not (tmp_path / "mysql/binary-logs").exists()
@@ -504,7 +724,7 @@ def test_data_is_exchanged_and_comes_back(tmp_path: pathlib.Path, swapping: None
         ((0, '{"disk": {"problem": "", "free_bytes": {}}}', ""), ""),
         ((2, '{"disk": {"problem": "No space left", "free_bytes": {}}}', ""), "No space left"),
         # What could not be seen is not taken for a good disk.
-        ((1, "", "webstack-db status: broken"), None),
+        ((1, "", "webstack db: broken"), None),
         ((0, "no JSON", ""), None),
         ((0, "{}", ""), None),
     ],
@@ -513,11 +733,171 @@ def test_the_disk_is_as_the_owner_of_the_role_sees_it(
     answer: tuple[int, str, str], problem: str | None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = Fake(tmp_path)
-    monkeypatch.setattr(backup, "ROLE_COMMAND", tmp_path / "absent")
-    assert fake.disk()["problem"] is None
-    (tmp_path / "webstack-db").touch()
-    monkeypatch.setattr(backup, "ROLE_COMMAND", tmp_path / "webstack-db")
-    monkeypatch.setattr(fake, "execute", lambda *_command, **_options: answer)
-    seen = fake.disk()
+    monkeypatch.setattr(backup, "ROLE_SETTINGS", tmp_path / "absent")
+    assert fake.server.disk()["problem"] is None
+    (tmp_path / "db.json").touch()
+    monkeypatch.setattr(backup, "ROLE_SETTINGS", tmp_path / "db.json")
+    monkeypatch.setattr(fake.tools, "answer", Done([], *answer))
+    seen = fake.server.disk()
     assert seen["problem"] == problem
     assert bool(seen.get("error")) == (problem is None)
+
+
+# --- data on its way to another host -----------------------------------------------------------------
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[socket.socket, socket.socket]]:
+    here, there = socket.socketpair()
+    with here, there:
+        yield here, there
+
+
+def packed(home: pathlib.Path) -> bytes:
+    (home / "from").mkdir()
+    (home / "from/ibdata1").write_text("new")
+    tar = subprocess.run(["tar", "-C", home / "from", "-cf", "-", "."], capture_output=True, check=True).stdout
+    zstd = subprocess.run(["zstd", "-qc"], input=tar, capture_output=True, check=True).stdout
+    return len(zstd).to_bytes(4, "big") + zstd
+
+
+def test_a_stream_counts_when_it_has_come_to_its_end(
+    tmp_path: pathlib.Path, line: tuple[socket.socket, socket.socket]
+) -> None:
+    data = packed(tmp_path)
+    (tmp_path / "to").mkdir()
+    line[1].sendall(data + bytes(4))
+    assert backup.unpack(line[0], tmp_path / "to", 30) == len(data) - 4
+    assert (tmp_path / "to/ibdata1").read_text() == "new"
+    line[1].sendall(data)
+    line[1].close()
+    with pytest.raises(Problem, match="broke off before the end"):
+        backup.unpack(line[0], tmp_path / "to", 30)
+
+
+@pytest.mark.parametrize("hangs", ["tar", "zstd"])
+def test_a_program_that_hangs_ends_with_the_transfer(
+    hangs: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, line: tuple[socket.socket, socket.socket]
+) -> None:
+    data = packed(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / hangs).write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    (tmp_path / "bin" / hangs).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    line[1].sendall(data + bytes(4))
+    started = time.monotonic()
+    with pytest.raises(Problem, match=r"^tar: no end within 0\.5 s"):
+        backup.unpack(line[0], tmp_path, 0.5)
+    assert time.monotonic() - started < 10
+    assert not pathlib.Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
+
+
+# --- the command ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    """Settings and state of a host on which nothing runs. A command takes its time limit with it when it ends."""
+    for name in ("LOCK", "STATE"):
+        monkeypatch.setattr(backup, name, tmp_path / f"{name.lower()}.lock")
+    monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(cli.os, "umask", lambda _: 0)
+    values = {**Fake(tmp_path).values, "timeout_seconds": 60, "textfile_directory": str(tmp_path / "metrics")}
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    yield tmp_path
+    assert signal.alarm(0) == 0
+
+
+def command(home: pathlib.Path, *words: str) -> int:
+    return cli.main(["--config", str(home / "config.json"), *words])
+
+
+def test_a_missing_setting_is_named_in_the_one_line(home: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    values = json.loads((home / "config.json").read_text())
+    del values["timeout_seconds"]
+    (home / "config.json").write_text(json.dumps(values))
+    assert command(home, "run") == 1
+    said = capsys.readouterr().out
+    assert said.startswith("webstack-backup: FAILED kind=daily host=")
+    assert "config.json has no 'timeout_seconds': run the role that writes it again" in said
+    assert len(said.splitlines()) == 1
+    (home / "config.json").unlink()
+    assert command(home, "init") == 1
+    assert "config.json is missing: the role backup_slave writes it" in capsys.readouterr().out
+
+
+def test_a_run_that_finds_another_one_is_busy_and_no_failure(
+    home: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with backup.alone("restore", 0):
+        assert command(home, "run", "--kind", "hourly") == 75
+    said = capsys.readouterr().out
+    assert said.startswith("webstack-backup: FAILED kind=hourly host=")
+    assert "another run holds the lock" in said
+    assert "'restore' (process" in said
+    assert backup.known() == {}
+
+
+def test_a_step_that_finds_another_one_at_the_data_is_busy(
+    home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def recover() -> str:
+        raise Busy("busy: an exchange of the data directory is under way (process 7)")
+
+    monkeypatch.setattr(cli.data, "recover", recover)
+    assert command(home, "recover") == 75
+    assert "an exchange of the data directory is under way (process 7)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_run_leaves_a_line_a_state_and_metrics(
+    good: bool, home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def take(*_words: Any, **_options: Any) -> dict[str, Any]:
+        if not good:
+            raise Problem("no room")
+        return {"kind": "daily", "bytes": 34, "seconds": 5.6}
+
+    monkeypatch.setattr(cli.take, "take", take)
+    assert command(home, "run") == (0 if good else 1)
+    line = "webstack-backup: ok kind=daily bytes=34 seconds=5.6" if good else "webstack-backup: FAILED kind=daily host="
+    assert capsys.readouterr().out.startswith(line)
+    assert backup.known()["daily"]["ok"] is good
+    assert (
+        f'webstack_backup_last_run_ok{{kind="daily"}} {int(good)}\n'
+        in (home / "metrics/webstack_backup.prom").read_text()
+    )
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (home / "metrics", *(home / "metrics").iterdir())}
+    assert modes == {"metrics": 0o755, "webstack_backup.prom": 0o644}
+
+
+def test_a_primary_is_skipped_in_one_line(
+    home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    primary = {"running": True, "role": "primary", "read_only": True, "followers": 1}
+    monkeypatch.setattr(server.Server, "look", lambda _: primary)
+    assert command(home, "run") == 0
+    assert capsys.readouterr().out == "webstack-backup: skipped: this server is the primary\n"
+
+
+@pytest.mark.parametrize(("configured", "wanted"), [(True, False), (False, True)])
+def test_a_former_primary_that_is_closed_is_not_backed_up(
+    tmp_path: pathlib.Path, configured: bool, wanted: bool
+) -> None:
+    """Another one may have taken its place: what it has would be the newest backup, and is old."""
+    fake = Fake(tmp_path)
+    fake.values["allow_primary"] = configured
+    fake.what.update(role="primary", replica=None, read_only=True)
+    with pytest.raises(Problem, match="accepts no writes"):
+        fake.run("daily", allow_primary=wanted)
+
+
+def test_what_a_backup_notes_about_itself_is_read_with_care(tmp_path: pathlib.Path) -> None:
+    note = tmp_path / "webstack-backup.json"
+    for text in (None, "torn", "[]", '{"gtid": "0-1-5; DROP"}', "{}"):
+        if text is not None:
+            note.write_text(text)
+        with pytest.raises(Problem, match="has no GTID position"):
+            backup.position_in(note)
+    note.write_text('{"gtid": "0-1-5,1-2-7"}')
+    assert backup.position_in(note) == "0-1-5,1-2-7"

@@ -366,6 +366,7 @@ def test_a_value_is_gone_when_its_time_has_passed(cache: Any) -> None:
     assert [cache.pttl(key) < 1000 for key in ("set", "add", "many", "touched")] == [True] * 4
 
 
+@pytest.mark.quiet
 def test_a_lock_has_one_holder(shards: Shards) -> None:
     one, other = make(shards, KEY_PREFIX="p"), make(shards, KEY_PREFIX="p")
     with one.lock("job", timeout=10) as held:

@@ -262,3 +262,10 @@ def test_a_child_counts_from_nothing(shards: Shards) -> None:
         finally:
             os._exit(code)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_no_port_is_given_twice() -> None:
+    """A client of a test that has ended would go on at the server of another one."""
+    ports = [free_port() for _ in range(50)]
+    assert len(set(ports)) == len(ports)
+    assert all(port < 32768 for port in ports), "the kernel gives the others to connections"

@@ -1,17 +1,17 @@
-"""What webstack-db makes of option files, disks and time zones, without a server."""
+"""What webstack db makes of option files, disks and time zones, without a server."""
 
 from __future__ import annotations
 
 import os
 import pathlib
-import subprocess
 import time
 from typing import Any
 
 import pytest
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import Done
+from host_programs import Tier
 
-db = load("mysql_replication/files/webstack_db.py")
+db = Tier("db")
 
 
 # --- option files -----------------------------------------------------------------------------------
@@ -42,8 +42,8 @@ def defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, line: str,
     if fenced:
         fence.touch()
     monkeypatch.setattr(db, "FENCE_OPTIONS", fence)
-    done = subprocess.CompletedProcess([], 0, stdout=f"mariadbd would have been started with:\n{line}\n")
-    monkeypatch.setattr(db.subprocess, "run", lambda *_args, **_options: done)
+    done = Done([], 0, f"mariadbd would have been started with:\n{line}\n", "")
+    monkeypatch.setattr(db, "run", lambda *_args, **_options: done)
     return dict(db.wanted_options())
 
 

@@ -1,4 +1,4 @@
-"""Who may accept writes, by webstack-db: what each command refuses, and that nothing has changed when it does.
+"""Who may accept writes, by webstack db: what each command refuses, and that nothing has changed when it does.
 
 Both servers are fakes that keep what they are told; addresses, markers and units are those of a directory.
 """
@@ -7,14 +7,21 @@ from __future__ import annotations
 
 import json
 import pathlib
-import sys
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import files, lock
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import Done
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.db import writer
+from documents import document
+from host_programs import Tier
 
-db = load("mysql_replication/files/webstack_db.py")
+db = Tier("db")
 
 WRITER = "192.0.2.40/24"
 OWN, OTHER = "192.0.2.41", "192.0.2.42"
@@ -30,6 +37,7 @@ class Server:
         self.read_only = True
         self.gtid = "0-1-5"
         self.fenced = self.semi_sync = False
+        self.timeout = "1000"
         self.scheduler = "OFF"
         self.source: str | None = None
         self.sql = "Yes"
@@ -68,7 +76,12 @@ class Server:
             "@@version": lambda: [
                 {
                     **{"version": "11.8", "server_id": "1", "read_only": str(int(self.read_only)), "gtid": self.gtid},
-                    **{"gtid_binlog_pos": "", "gtid_binlog_state": "", "semi_sync": str(int(self.semi_sync))},
+                    **{
+                        "gtid_binlog_pos": "",
+                        "gtid_binlog_state": "",
+                        "semi_sync": str(int(self.semi_sync)),
+                        "semi_sync_timeout": self.timeout,
+                    },
                     **{"event_scheduler": self.scheduler, "fenced": str(int(self.fenced))},
                 }
             ],
@@ -124,6 +137,8 @@ class Host:
             "EVENTS": home / "run/events.json",
             "local_session": lambda *_: self.server,
             "peer_session": lambda *_: self.peer,
+            "_opened": set(),
+            "_unwritten": {},
             "interfaces": lambda: self.addresses,
             "wanted_options": lambda: dict(self.options),
             "upgrading": lambda: self.upgrading,
@@ -131,21 +146,22 @@ class Host:
             "systemctl": lambda *words: self.did.append(" ".join(words)),
         }.items():
             patch.setattr(db, name, value)
-        patch.setattr(db.subprocess, "run", self.command)
-        patch.setattr(db.subprocess, "Popen", self.command)
+        patch.setattr(lock, "FOLDER", home / "locks")
+        patch.setattr(db, "run", self.command)
+        patch.setattr(subprocess, "Popen", lambda command, **_options: self.command(*command))
         self.options: dict[str, str] = {}
         self.upgrading = False
         (home / "run").mkdir()
         self.config = db.Config()
         self.was = db.marker()
 
-    def command(self, command: list[str], **_options: Any) -> Any:
+    def command(self, *command: str, **_options: Any) -> Any:
         self.did.append(" ".join(command))
-        if command[:3] == ["ip", "address", "add"]:
+        if command[:3] == ("ip", "address", "add"):
             self.addresses["eth0"].append(command[3])
-        elif command[:3] == ["ip", "address", "del"]:
+        elif command[:3] == ("ip", "address", "del"):
             self.addresses["eth0"].remove(command[3])
-        return db.subprocess.CompletedProcess(command, 0, "", "")
+        return Done(command, 0, "", "")
 
     def marked(self, paired: bool) -> None:
         db.set_marker({"paired": paired})
@@ -160,14 +176,14 @@ class Host:
 
     def refuses(self, words: str, act: Callable[[], Any]) -> None:
         before = {path: path.read_text() for path in db.RUN.iterdir() if path.name != "lock"}
-        with pytest.raises(db.Trouble, match=words):
+        with pytest.raises(Problem, match=words):
             act()
         assert self.did == []
         assert db.marker() == self.was
         assert {path: path.read_text() for path in db.RUN.iterdir() if path.name != "lock"} == before
 
     def promote(self, force: bool = False) -> None:
-        db.promote(self.config, force, 1)
+        writer.promote(self.config, force, 1)
 
     def own(self) -> dict[str, Any]:
         return dict(db.look(self.server))
@@ -343,7 +359,7 @@ def test_force_refuses_before_it_stops_anything_when_received_transactions_canno
 def test_force_keeps_the_link_while_received_transactions_are_not_applied(host: Host, answer: Any) -> None:
     host.server.source, host.server.applied = OTHER, answer
     away(host)
-    with pytest.raises(db.Trouble, match=r"up to 0-1-9 are not applied after 1 s; try again"):
+    with pytest.raises(Problem, match=r"up to 0-1-9 are not applied after 1 s; try again"):
         host.promote(True)
     assert host.did == ["STOP SLAVE IO_THREAD", "START SLAVE SQL_THREAD"]
     assert host.server.read_only and host.server.source == OTHER
@@ -481,6 +497,10 @@ def test_watch_reopens_a_primary_after_a_restart(host: Host) -> None:
     host.server.semi_sync = True
     db.Watcher(host.config).step()
     assert host.did == []
+    # What agents of a quorum left behind would make every commit wait for a replica that is lost.
+    host.server.timeout = "86400000"
+    db.Watcher(host.config).step()
+    assert any("rpl_semi_sync_master_timeout = 1000" in act for act in host.did)
 
 
 @pytest.mark.parametrize(("clients", "before", "paired"), [("0", None, False), ("1", None, True), ("0", True, True)])
@@ -491,6 +511,120 @@ def test_watch_remembers_that_somebody_has_a_copy(host: Host, clients: str, befo
     db.Watcher(host.config).step()
     assert db.marker() == {"paired": paired}
     assert host.carries()
+
+
+# --- no room on the disk ----------------------------------------------------------------------------
+
+
+def full(patch: pytest.MonkeyPatch) -> None:
+    """Nothing can be written or removed, as on a disk that is full or has become read-only."""
+
+    def refuse(path: Any, *_words: Any) -> None:
+        raise Problem(f"{path} cannot be written: No space left on device")
+
+    patch.setattr(files, "write", refuse)
+    patch.setattr(files, "remove", refuse)
+    patch.setattr(db, "write", refuse)
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    with monkeypatch.context() as patch:
+        yield patch
+
+
+def test_watch_serves_a_primary_on_a_full_disk_and_says_so_once(
+    host: Host, no_room: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.marked(False)
+    host.server.read_only, host.server.fenced, host.server.clients = False, True, "1"
+    host.options = {"event_scheduler": "ON"}
+    watcher = db.Watcher(host.config)
+    full(no_room)
+    watcher.step()
+    assert host.carries()
+    assert "SET GLOBAL rpl_semi_sync_master_enabled = ON" in host.did
+    assert not host.server.fenced and host.server.scheduler == "ON"
+    host.did.clear()
+    host.server.semi_sync, host.server.scheduler = True, "OFF"
+    for _ in range(3):
+        watcher.step()
+    # What was set by hand on the running server stays.
+    assert host.did == []
+    said = capsys.readouterr().err
+    for path in (db.MARKER, db.OPENED, db.EVENTS):
+        assert said.count(f"{path} cannot be written: No space left on device") == 1
+    no_room.undo()
+    watcher.step()
+    assert db.marker() == {"paired": True}
+    assert db.OPENED.read_text() == "100"
+    assert db.known_events() == {"process": "100", "open": True, "scheduler": "OFF"}
+
+
+def test_watch_closes_a_former_primary_on_a_full_disk(host: Host, no_room: pytest.MonkeyPatch) -> None:
+    host.marked(True)
+    writes(host)
+    host.addresses["eth0"].append(WRITER)
+    host.server.scheduler, host.server.privileged = "ON", ["7"]
+    full(no_room)
+    db.Watcher(host.config).step()
+    assert not host.carries()
+    assert host.server.scheduler == "OFF" and host.server.fenced
+    assert "KILL CONNECTION 7" in host.did
+
+
+def test_watch_looks_after_a_replica_on_a_full_disk(
+    host: Host, no_room: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    host.marked(True)
+    host.server.source, host.server.fenced, host.server.semi_sync = OTHER, True, True
+    host.addresses["eth0"].append(WRITER)
+    full(no_room)
+    db.Watcher(host.config).step()
+    assert "SET GLOBAL rpl_semi_sync_master_enabled = OFF" in host.did
+    assert not host.carries() and not host.server.fenced
+    assert f"{db.MARKER} cannot be written" in capsys.readouterr().err
+
+
+def test_a_primary_that_was_closed_by_hand_on_a_full_disk_stays_closed(host: Host, no_room: pytest.MonkeyPatch) -> None:
+    host.marked(True)
+    host.peer.source = OWN
+    host.server.read_only = False
+    watcher = db.Watcher(host.config)
+    full(no_room)
+    watcher.step()
+    db.close_for_writes(host.config)
+    assert host.server.read_only and not host.carries()
+    watcher.step()
+    assert host.server.read_only
+
+
+def test_the_service_goes_on_where_nothing_can_be_written(
+    host: Host, no_room: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[float] = []
+    monkeypatch.setattr(db, "Version", lambda _: SimpleNamespace(changed=lambda: len(steps) == 3))
+    monkeypatch.setattr(db, "signal", SimpleNamespace(signal=lambda *_: None, SIGTERM=15))
+    monkeypatch.setattr(db, "time", SimpleNamespace(sleep=steps.append, monotonic=time.monotonic))
+    host.marked(False)
+    host.server.read_only, host.server.clients = False, "1"
+    full(no_room)
+    db.Watcher(host.config).run()
+    assert steps == [1, 1, 1]
+    assert host.carries()
+
+
+@pytest.mark.parametrize("source", [None, OTHER])
+def test_force_refuses_before_the_link_goes_where_the_marker_cannot_be_written(
+    host: Host, no_room: pytest.MonkeyPatch, source: str | None
+) -> None:
+    host.server.source = source
+    away(host)
+    full(no_room)
+    with pytest.raises(Problem, match="cannot be written: No space left"):
+        host.promote(True)
+    assert host.server.read_only
+    assert [act for act in host.did if "RESET" in act or "ALL SLAVES" in act or "read_only" in act] == []
 
 
 # --- links, seeds, settings -------------------------------------------------------------------------
@@ -505,19 +639,26 @@ def test_relink_refuses_what_is_no_replica_of_the_other(host: Host, source: str 
 @pytest.mark.parametrize(("source", "read_only"), [(OTHER, True), (None, True), (OTHER, False)])
 def test_send_refuses_what_is_not_the_writing_primary(host: Host, source: str | None, read_only: bool) -> None:
     host.server.source, host.server.read_only = source, read_only
-    host.refuses("not the writing primary", lambda: db.send(host.config, "db2"))
+    host.refuses("not the writing primary", lambda: db.send(host.config, "db2", 60))
 
 
 def test_send_refuses_strangers_and_links_out_of_the_data(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.server.read_only = False
-    host.refuses("'db7' is none of this site's database hosts", lambda: db.send(host.config, "db7"))
-    monkeypatch.setattr(db.data_swap, "led_astray", lambda *_: "ibdata9")
-    host.refuses("ibdata9 leads to a file that is not the server's", lambda: db.send(host.config, "db2"))
+    host.refuses("'db7' is none of this site's database hosts", lambda: db.send(host.config, "db7", 60))
+    monkeypatch.setattr(db, "led_astray", lambda *_: "ibdata9")
+    host.refuses("ibdata9 leads to a file that is not the server's", lambda: db.send(host.config, "db2", 60))
+
+
+def test_send_and_receive_refuse_this_host_itself(host: Host) -> None:
+    host.server.read_only = False
+    host.refuses("db1 is this host", lambda: db.send(host.config, "db1", 60))
+    host.server.source, host.server.read_only = OTHER, True
+    host.refuses("db1 is this host", lambda: db.receive_begin(host.config, "db1", True, 0, 60))
 
 
 def test_send_marks_the_pair_before_the_first_byte(host: Host) -> None:
     host.server.read_only = False
-    db.send(host.config, "db2")
+    db.send(host.config, "db2", 60)
     assert host.did == ["pipeline"]
     assert db.marker() == {"paired": True}
 
@@ -527,7 +668,7 @@ def test_settings_that_one_refuses_leave_none_changed(host: Host, monkeypatch: p
     monkeypatch.setattr(db, "pending", lambda *_: changes)
     monkeypatch.setattr(db, "complaints", lambda _said: [])
     host.server.refuses = {"SET GLOBAL sql_mode": "ERROR 1231 (42000) at line 1: wrong"}
-    with pytest.raises(db.Trouble, match="the server refuses sql_mode = 'x'"):
+    with pytest.raises(Problem, match="the server refuses sql_mode = 'x'"):
         db.check_settings(host.config)
     assert host.did[-1] == "SET GLOBAL max_connections = @was_max_connections"
 
@@ -570,6 +711,19 @@ def test_status_names_the_role(host: Host, source: str | None, read_only: bool, 
 
 
 @pytest.mark.usefixtures("disk")
+def test_a_server_that_goes_while_it_is_asked_does_not_run(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half an answer would pass for a whole one, and a play would miss what is not in it."""
+    monkeypatch.setattr(db, "unit_states", lambda *units: {unit: {} for unit in units})
+
+    def goes(_session: object) -> list[str]:
+        raise db.ServerGone("ERROR 2013")
+
+    monkeypatch.setattr(db, "user_schemas", goes)
+    state = db.status(host.config, True)
+    assert (state["running"], state["error"]) == (False, "ERROR 2013")
+
+
+@pytest.mark.usefixtures("disk")
 def test_status_says_who_does_not_answer(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
     host.server.away = host.peer.away = True
     (host.config.datadir / "shop").mkdir()
@@ -581,27 +735,29 @@ def test_status_says_who_does_not_answer(host: Host, capsys: pytest.CaptureFixtu
     assert host.did == []
 
 
-def ends(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Any:
-    monkeypatch.setattr(sys, "argv", ["webstack-db", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        db.main()
-    return ended.value.code
+def ends(*arguments: str) -> Any:
+    return db.main(arguments)
 
 
 @pytest.mark.usefixtures("host")
-def test_status_ends_with_2_for_a_disk_that_refuses(disk: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ends(monkeypatch, "status") == 0
+def test_status_ends_with_2_for_a_disk_that_refuses(disk: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert ends("status") == 0
+    capsys.readouterr()
     disk["problem"] = "No space left on device"
-    assert ends(monkeypatch, "status", "--json") == 2
+    assert ends("status", "--json") == 2
+    said = document(capsys.readouterr().out)
+    (problem,) = [problem for problem in said["problems"] if problem["what"] == "disk"]
+    assert problem["text"] == "cannot write: No space left on device"
+    assert said["server_version"] != said["version"]
 
 
 def test_a_refusal_is_one_line_and_code_1(
     host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host.server.source = OTHER
-    assert ends(monkeypatch, "promote") == 1
-    assert capsys.readouterr().err.startswith("webstack-db promote: this server replicates from")
+    assert ends("promote") == 1
+    assert capsys.readouterr().err.startswith("webstack db promote: this server replicates from")
     db.CONFIG.unlink()
-    assert ends(monkeypatch, "promote", "--force") == 1
+    assert ends("promote", "--force") == 1
     assert "db.json is missing: the role mysql_replication writes it" in capsys.readouterr().err
     assert host.did == []

@@ -1,19 +1,21 @@
-"""Seeding by webstack-db, with a systemd and a server that are fakes: what it refuses, what a failure leaves behind."""
+"""Seeding by webstack db, with a systemd and a server that are fakes: what it refuses, what a failure leaves behind."""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
-import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from ansible_collections.webstack.ha.plugins.module_utils import _data_swap
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import lock
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import Done
+from host_programs import Tier
 
-db = load("mysql_replication/files/webstack_db.py")
+db = Tier("db")
 
 
 class Host:
@@ -34,11 +36,10 @@ class Host:
         (self.data / "debian-11.8.flag").touch()
         for name, value in {
             "JOURNAL": home / "state/swap.json",
-            "LOCK": home / "run/swap.lock",
             "MOUNTS": home / "mountinfo",
             "FSTAB": home / "fstab",
         }.items():
-            monkeypatch.setattr(_data_swap, name, value)
+            monkeypatch.setattr(db, name, value)
         (home / "mountinfo").write_text("1 1 0:1 / / rw - ext4 x rw\n")
         for name, value in {
             "MARKER": home / "state/primary",
@@ -51,9 +52,10 @@ class Host:
             "local_session": lambda *_: None,
         }.items():
             monkeypatch.setattr(db, name, value)
-        monkeypatch.setattr(db.subprocess, "run", self.run)
+        monkeypatch.setattr(lock, "FOLDER", home / "locks")
+        monkeypatch.setattr(db, "run", self.run)
         db.MARKER.write_text('{"paired": true}')
-        self.place = _data_swap.place(self.data)
+        self.place = db.place(self.data)
         self.stage = db.seed_folder(self.place)
         (self.stage / "shop").mkdir(parents=True)
         (self.stage / "ibdata1").write_text("new")
@@ -61,12 +63,13 @@ class Host:
         self.config.datadir = self.data
         self.config.node = db.Node("db2", "192.0.2.42", 3306)
         self.config.peer = db.Node("db1", "192.0.2.41", 3306)
+        self.config.mode, self.config.reseeds = "manual", False
 
     def systemctl(self, verb: str, unit: str) -> None:
         self.calls.append(f"{verb} {unit}")
         works = self.stops if verb == "stop" else self.starts()
         if not works:
-            raise db.Trouble(f"systemctl {verb} {unit} failed: fake")
+            raise Problem(f"systemctl {verb} {unit} failed: fake")
         self.running = verb == "start"
 
     def unit_states(self, *units: str) -> dict[str, dict[str, bool]]:
@@ -77,15 +80,15 @@ class Host:
             raise db.ServerGone("ERROR 2002")
         return self.seen
 
-    def run(self, command: list[str], **_options: Any) -> Any:
+    def run(self, *command: str, **_options: Any) -> Any:
         self.calls.append(" ".join(command[:2]))
-        return db.subprocess.CompletedProcess(command, 0, "", "")
+        return Done(command, 0, "", "")
 
     def take(self, move_aside: bool = True) -> str:
         return str(db.take_into_use(self.place, self.stage, move_aside))
 
     def begin(self, move_aside: bool = True, expect: int = 1) -> None:
-        db.receive_begin(self.config, "db1", move_aside, expect)
+        db.receive_begin(self.config, "db1", move_aside, expect, 60)
 
     def is_untouched(self) -> bool:
         return (
@@ -94,7 +97,7 @@ class Host:
             and not (self.data / "shop").exists()
             and db.MARKER.read_text() == '{"paired": true}'
             and not list(self.data.parent.glob("mysql.2*"))
-            and not _data_swap.JOURNAL.exists()
+            and not db.JOURNAL.exists()
         )
 
 
@@ -139,7 +142,7 @@ def test_an_empty_and_a_missing_directory_are_filled(host: Host) -> None:
 
 
 def test_data_that_came_in_the_meantime_is_not_moved_unasked(host: Host) -> None:
-    with pytest.raises(db.Trouble, match="holds data: site"):
+    with pytest.raises(Problem, match="holds data: site"):
         host.take(move_aside=False)
     assert host.is_untouched()
     assert host.calls == []
@@ -158,7 +161,7 @@ def test_an_exchange_that_fails_leaves_marker_and_server_as_they_were(host: Host
         real(source, target)
 
     host.monkeypatch.setattr(os, "rename", full)
-    with pytest.raises(db.Trouble) as caught:
+    with pytest.raises(Problem) as caught:
         host.take()
     assert "No space left on device" in str(caught.value)
     assert "the old data is in its place again" in str(caught.value)
@@ -169,14 +172,14 @@ def test_an_exchange_that_fails_leaves_marker_and_server_as_they_were(host: Host
 
 def test_a_server_that_does_not_stop_is_left_alone(host: Host) -> None:
     host.stops = False
-    with pytest.raises(db.Trouble, match=r"stop mariadb.service failed: fake; the server runs again as before"):
+    with pytest.raises(Problem, match=r"stop mariadb.service failed: fake; the server runs again as before"):
         host.take()
     assert host.is_untouched()
 
 
 def test_a_server_that_does_not_start_on_the_new_data_gets_the_old_back(host: Host) -> None:
     host.starts = lambda: (host.data / "ibdata1").read_text() == "old"
-    with pytest.raises(db.Trouble) as caught:
+    with pytest.raises(Problem) as caught:
         host.take()
     text = str(caught.value)
     assert "does not start on the new data: systemctl start mariadb.service failed: fake" in text
@@ -187,25 +190,33 @@ def test_a_server_that_does_not_start_on_the_new_data_gets_the_old_back(host: Ho
 
 def test_a_server_that_starts_on_neither_is_said(host: Host) -> None:
     host.starts = lambda: False
-    with pytest.raises(db.Trouble, match=r"in its place again, and the server, which ran before, does not start.*jour"):
+    with pytest.raises(Problem, match=r"in its place again, and the server, which ran before, does not start.*jour"):
         host.take()
     assert host.is_untouched()
 
 
+def test_a_copy_that_hangs_ends_with_all_its_programs(tmp_path: pathlib.Path) -> None:
+    began = time.monotonic()
+    with pytest.raises(Problem, match=r"no end of the copy within 0\.3 s; see .*/log"):
+        db.pipeline([["sh", "-c", f"echo $$ > {tmp_path}/one; exec sleep 60"], ["cat"]], tmp_path / "log", 0.3)
+    assert time.monotonic() - began < 10
+    assert not pathlib.Path(f"/proc/{(tmp_path / 'one').read_text().strip()}").exists()
+
+
 def test_old_data_that_cannot_come_back_is_named(host: Host) -> None:
     host.starts = lambda: False
-    real = _data_swap.exchange
+    real = db.exchange
 
     def once(*arguments: Any, **options: Any) -> None:
-        host.monkeypatch.setattr(_data_swap, "exchange", fails)
+        host.monkeypatch.setattr(db, "exchange", fails)
         real(*arguments, **options)
 
     def fails(*_arguments: Any, **_options: Any) -> None:
-        raise _data_swap.SwapError("the disk is gone")
+        raise Problem("the disk is gone")
 
-    host.monkeypatch.setattr(_data_swap, "exchange", once)
+    host.monkeypatch.setattr(db, "exchange", once)
     with pytest.raises(
-        db.Trouble, match=r"bringing the old data back failed too: the disk is gone; it lies in /.*mysql\.2"
+        Problem, match=r"bringing the old data back failed too: the disk is gone; it lies in /.*mysql\.2"
     ):
         host.take()
 
@@ -222,18 +233,30 @@ def test_a_receiver_is_started_and_takes_what_a_killed_one_left_away(host: Host)
     host.begin()
 
 
+def test_a_play_joins_what_the_agent_has_begun(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
+    host.seeding = True
+    host.config.mode, host.config.reseeds = "auto", True
+    host.begin()
+    assert "joined" in capsys.readouterr().out
+    assert "systemd-run --quiet" not in host.calls
+    assert host.is_untouched()
+
+
 def test_what_a_receiver_refuses(host: Host) -> None:
     def refused(text: str, **options: Any) -> None:
-        with pytest.raises((db.Trouble, _data_swap.SwapError), match=text):
+        with pytest.raises(Problem, match=text):
             host.begin(**options)
         assert host.is_untouched()
         assert "systemd-run --quiet" not in host.calls
 
-    with pytest.raises(db.Trouble, match="'db7' is none of this site's database hosts"):
-        db.receive_begin(host.config, "db7", True, 1)
+    with pytest.raises(Problem, match="'db7' is none of this site's database hosts"):
+        db.receive_begin(host.config, "db7", True, 1, 60)
     refused(r"holds data \(site\); with mysql_replication_reseed: true it is moved aside", move_aside=False)
     refused("MiB free, and the new data needs", expect=1 << 60)
     host.seeding = True
+    refused("a seed is under way")
+    # Nor is anything joined where the agent may not seed.
+    host.config.mode = "auto"
     refused("a seed is under way")
     host.seeding = False
     host.seen = {"replica": None, "read_only": False}
@@ -253,10 +276,10 @@ def test_an_exchange_that_was_cut_off_is_undone_before_a_new_seed(
         raise Crash
 
     with host.monkeypatch.context() as patch:
-        patch.setattr(_data_swap, "_forget", crash)
+        patch.setattr(db, "_forget", crash)
         with pytest.raises(Crash):
             host.take()
-    assert _data_swap.JOURNAL.exists()
+    assert db.JOURNAL.exists()
     assert (host.data / "ibdata1").read_text() == "new"
     host.begin()
     assert host.is_untouched()
@@ -270,11 +293,36 @@ def test_whatever_goes_wrong_the_waiting_play_hears_it(host: Host) -> None:
     host.monkeypatch.setattr(db, "seed_from", broken)
     # Also where neither server nor watcher ran since the host started.
     (host.home / "run").rename(host.home / "run.old")
-    with pytest.raises(db.Trouble, match="Input/output error"):
-        db.receive_run(host.config, "db1", True)
+    with pytest.raises(Problem, match="Input/output error"):
+        db.receive_run(host.config, "db1", True, 60)
     assert json.loads(db.SEED_RESULT.read_text())["ok"] is False
-    with pytest.raises(db.Trouble, match=r"seeding failed: .*Input/output error"):
+    with pytest.raises(Problem, match=r"seeding failed: .*Input/output error"):
         db.receive_wait(1)
+
+
+def test_a_seed_has_one_limit_for_the_copy_and_what_is_done_with_it(host: Host) -> None:
+    limits: list[float] = []
+
+    def pipeline(_commands: Any, log: pathlib.Path, seconds: float) -> None:
+        limits.append(seconds)
+        if log.name == "prepare.log":
+            raise Problem("no end of the copy within 7 s")
+        time.sleep(0.2)
+
+    host.monkeypatch.setattr(db, "pipeline", pipeline)
+    host.monkeypatch.setattr(db, "tls_end", lambda *_: "")
+    host.config.seed_port = 4444
+    with pytest.raises(Problem, match="no end of the copy"):
+        db.seed_from(host.config, host.config.peer, True, 7)
+    assert limits[0] == 7
+    assert 6 < limits[1] < 6.9
+    assert not host.stage.exists()
+    assert host.is_untouched()
+    # The receiver in the background gets the limit of whoever asked for it.
+    started: list[tuple[str, ...]] = []
+    host.monkeypatch.setattr(db, "run", lambda *words, **_: started.append(words))
+    db.receive_begin(host.config, "db1", True, 1, 43200)
+    assert "--wait=43200" in started[-1]
 
 
 def test_new_data_that_does_not_replicate_says_where_the_old_is(host: Host) -> None:
@@ -289,18 +337,15 @@ def test_new_data_that_does_not_replicate_says_where_the_old_is(host: Host) -> N
 
     host.monkeypatch.setattr(db, "link", denied)
     words = r"the new data is in use, but it does not replicate from db1: ERROR 1045.*its old data lies in .*mysql\.2"
-    with pytest.raises(db.Trouble, match=words):
-        db.seed_from(host.config, host.config.peer, True)
+    with pytest.raises(Problem, match=words):
+        db.seed_from(host.config, host.config.peer, True, 60)
     assert host.running
 
 
 def test_trouble_with_a_disk_is_a_line_and_no_traceback(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
-    host.monkeypatch.setattr(sys, "argv", ["webstack-db", "recover"])
-    _data_swap.JOURNAL.write_text("torn")
-    with pytest.raises(SystemExit) as ended:
-        db.main()
-    assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith("webstack-db recover: ")
+    db.JOURNAL.write_text("torn")
+    assert db.main(["recover"]) == 1
+    assert capsys.readouterr().err.startswith("webstack db recover: ")
 
 
 def test_the_size_leaves_logs_and_kept_copies_out(host: Host) -> None:

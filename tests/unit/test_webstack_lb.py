@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
 import json
 import os
 import pathlib
-import sys
+import time
 import types
 from typing import Any
 
 import pytest
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import lock
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Busy, Problem
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import Done
+from documents import document
+from host_programs import Tier
 
-tool = load("lb_nginx/files/webstack_lb.py")
+tool = Tier("lb")
 
 GOOD = tool.Answer("up", "answers 200")
 BAD = tool.Answer("down", "refused")
@@ -156,8 +162,9 @@ class Host:
 
     def __init__(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.refuse, self.commands = folder, "", []
-        for name in ("CONFIG", "WISHES", "INCLUDES", "FOUND", "STATUS", "METRICS", "LOCK"):
+        for name in ("CONFIG", "WISHES", "INCLUDES", "FOUND", "STATUS", "METRICS"):
             monkeypatch.setattr(tool, name, folder / name.lower())
+        monkeypatch.setattr(lock, "FOLDER", folder)
         monkeypatch.setattr(tool, "run", self.run)
         monkeypatch.setattr(tool, "running_marks", lambda *_: self.answered)
         self.answered = ""
@@ -175,12 +182,12 @@ class Host:
         }
         tool.CONFIG.write_text(json.dumps(data))
 
-    def run(self, *command: str) -> Any:
+    def run(self, *command: str, **_limits: Any) -> Any:
         self.commands.append(command)
         problem = self.refuse if command[0] == "nginx" else ""
         if command[:2] == ("systemctl", "reload"):
             self.answered = self.marks()
-        return tool.subprocess.CompletedProcess(command, bool(problem), "", problem)
+        return Done(command, int(bool(problem)), "", problem)
 
     def marks(self) -> str:
         return (tool.INCLUDES / "marks").read_text().split('"')[1]
@@ -197,10 +204,20 @@ def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     return Host(tmp_path, monkeypatch)
 
 
-def command(*words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, Any]:
-    monkeypatch.setattr(sys, "argv", ["webstack-lb", *words])
-    code = tool.main()
-    return code, json.loads(capsys.readouterr().out)
+def command(*words: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, Any]:
+    code = tool.main(words)
+    said = document(capsys.readouterr().out)
+    kept = {key: value for key, value in said.items() if key not in ("format", "version")}
+    return code, kept if kept["problems"] else {key: value for key, value in kept.items() if key != "problems"}
+
+
+def refusal(text: str) -> dict[str, Any]:
+    return {"changed": False, "problems": [{"tier": "lb", "what": "refused", "text": text}]}
+
+
+def refused_for(said: dict[str, Any]) -> str:
+    (problem,) = said["problems"]
+    return str(problem["text"])
 
 
 def test_nginx_is_reloaded_once_for_a_change_and_never_without(host: Host) -> None:
@@ -250,7 +267,7 @@ def test_refused_lists_leave_the_good_ones(host: Host) -> None:
     before = host.lists()
     host.configure("a", "b", "c")
     host.refuse = "nginx: [emerg] no"
-    with pytest.raises(tool.Refusal, match="emerg"):
+    with pytest.raises(Problem, match="emerg"):
         tool.apply()
     assert host.lists() == before
     assert host.reloads() == 1
@@ -266,11 +283,11 @@ def test_a_full_disk_leaves_the_good_lists(host: Host, monkeypatch: pytest.Monke
         # The second file finds no room; putting the first one back does.
         written.append(path)
         if len(written) == 2:
-            raise OSError(28, "No space left on device")
+            raise Problem("No space left on device")
         path.write_text(text)
 
     monkeypatch.setattr(tool, "write", write)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(Problem, match="No space"):
         tool.apply()
     assert host.lists() == before
 
@@ -278,7 +295,7 @@ def test_a_full_disk_leaves_the_good_lists(host: Host, monkeypatch: pytest.Monke
 def test_a_drain_is_kept_and_an_undrain_forgets_it(
     host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert command("drain", "a", "--wait", capsys=capsys, monkeypatch=monkeypatch) == (
+    assert command("drain", "a", "--wait", capsys=capsys) == (
         0,
         {"changed": True, "connections": 0},
     )
@@ -286,11 +303,9 @@ def test_a_drain_is_kept_and_an_undrain_forgets_it(
     host.configure("a", "b", "c")
     tool.refresh()
     assert " down; # a" in host.lists()["site.servers"], "a run of the role keeps it"
-    assert command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)[1]["changed"] is True, (
-        "the new list is applied"
-    )
-    assert command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)[1]["changed"] is False
-    assert command("undrain", "a", capsys=capsys, monkeypatch=monkeypatch) == (0, {"changed": True})
+    assert command("drain", "a", capsys=capsys)[1]["changed"] is True, "the new list is applied"
+    assert command("drain", "a", capsys=capsys)[1]["changed"] is False
+    assert command("undrain", "a", capsys=capsys) == (0, {"changed": True})
     assert "down" not in host.lists()["site.servers"]
 
 
@@ -305,7 +320,7 @@ def test_a_drain_is_kept_and_an_undrain_forgets_it(
 def test_unknown_names_are_refused(
     host: Host, words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert command(*words, capsys=capsys, monkeypatch=monkeypatch) == (1, {"error": message})
+    assert command(*words, capsys=capsys) == (1, refusal(message))
     assert not tool.WISHES.exists()
 
 
@@ -314,14 +329,14 @@ def test_the_last_server_is_kept_unless_forced(
     host: Host, why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if why == "drained":
-        command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)
+        command("drain", "a", capsys=capsys)
     else:
         one = tool.config().sites[0]
         tool.FOUND.write_text(json.dumps({one.target(one.servers[0]): {"state": "down"}}))
-    code, said = command("drain", "b", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, said["error"]) == (1, "b is the last server that works for site; --force drains it all the same")
-    assert command("drain", "b", "--dry-run", capsys=capsys, monkeypatch=monkeypatch)[0] == 1
-    assert command("drain", "b", "--force", capsys=capsys, monkeypatch=monkeypatch)[0] == 0
+    code, said = command("drain", "b", capsys=capsys)
+    assert (code, refused_for(said)) == (1, "b is the last server that works for site; --force drains it all the same")
+    assert command("drain", "b", "--dry-run", capsys=capsys)[0] == 1
+    assert command("drain", "b", "--force", capsys=capsys)[0] == 0
 
 
 def test_what_nginx_refuses_is_not_kept(
@@ -329,7 +344,7 @@ def test_what_nginx_refuses_is_not_kept(
 ) -> None:
     tool.apply()
     host.refuse = "nginx: [emerg] no"
-    assert command("drain", "a", capsys=capsys, monkeypatch=monkeypatch) == (1, {"error": "nginx: [emerg] no"})
+    assert command("drain", "a", capsys=capsys) == (1, refusal("nginx: [emerg] no"))
     assert tool.wishes()["drained"] == []
 
 
@@ -338,10 +353,10 @@ def test_drain_waits_for_the_last_connection(
 ) -> None:
     counts = iter([3, 1, 0])
     monkeypatch.setattr(tool, "open_connections", lambda *_: next(counts))
-    assert command("drain", "a", "--wait", capsys=capsys, monkeypatch=monkeypatch)[1]["connections"] == 0
+    assert command("drain", "a", "--wait", capsys=capsys)[1]["connections"] == 0
     monkeypatch.setattr(tool, "open_connections", lambda *_: 2)
-    code, said = command("drain", "a", "--wait", "--timeout", "0", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, said["error"]) == (1, "a is drained, but 2 connections are still open after 0 s")
+    code, said = command("drain", "a", "--wait", "--timeout", "0", capsys=capsys)
+    assert (code, refused_for(said)) == (1, "a is drained, but 2 connections are still open after 0 s")
 
 
 @pytest.mark.parametrize(
@@ -364,7 +379,7 @@ def test_purge_takes_a_prefix_of_the_key(
         path = tmp_path / "cache" / str(number) / "entry"
         path.parent.mkdir(parents=True)
         path.write_bytes(b"\5\0\0\0binary\nKEY: " + key.encode() + b"\nHTTP/1.1 200 OK\r\n\r\nbody")
-    assert tool.purge(tool.argparse.Namespace(prefix=prefix))["removed"] == 3 - left
+    assert tool.purge(argparse.Namespace(prefix=prefix))["removed"] == 3 - left
     assert len([*(tmp_path / "cache").rglob("entry")]) == left
 
 
@@ -372,24 +387,24 @@ def test_purge_takes_a_prefix_of_the_key(
 def test_a_cache_that_cannot_be_read_is_not_an_empty_one(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert tool.purge(tool.argparse.Namespace(prefix=""))["removed"] == 0
+    assert tool.purge(argparse.Namespace(prefix=""))["removed"] == 0
     (tmp_path / "cache/1").mkdir(parents=True)
 
     def scandir(_folder: int) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(tool.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(PermissionError):
-        tool.purge(tool.argparse.Namespace(prefix=""))
+        tool.purge(argparse.Namespace(prefix=""))
 
 
 @pytest.mark.parametrize("code", [1, 4, 127])
 def test_a_systemd_that_does_not_answer_is_no_nginx_that_stands(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
-    done = types.SimpleNamespace(returncode=code, stdout="", stderr="")
-    monkeypatch.setattr(tool, "run", lambda *_command: done)
-    with pytest.raises(tool.Refusal, match=f"is-active nginx.service: exit code {code}"):
+    done = Done([], code, "", "")
+    monkeypatch.setattr(tool, "run", lambda *_command, **_limits: done)
+    with pytest.raises(Problem, match=f"is-active nginx.service: exit code {code}"):
         tool.reload(None, "digest")
-    done.returncode = 3
+    monkeypatch.setattr(tool, "run", lambda *_command, **_limits: Done([], 3, "", ""))
     assert tool.reload(None, "digest") is False
 
 
@@ -398,13 +413,69 @@ def test_a_broken_wish_brings_no_drained_server_back(
     host: Host, text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tool.WISHES.write_text(text)
-    with pytest.raises(tool.Refusal, match="is broken: remove it"):
+    with pytest.raises(Problem, match="is broken: remove it"):
         tool.apply()
-    code, said = command("drain", "a", capsys=capsys, monkeypatch=monkeypatch)
+    code, said = command("drain", "a", capsys=capsys)
     assert code == 1
-    assert "is broken" in said["error"]
+    assert "is broken" in refused_for(said)
     # The probes go on.
     assert tool.overview(tool.config(), {})["sites"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        (["local"], None, "has no 'local'"),
+        (["health", "rise"], None, "health has no 'rise'"),
+        (["health", "fall"], "two", "health: 'fall' has to be a whole number"),
+        (["health", "close_connections"], "always", "has to be one of never, unreachable, silent, it is 'always'"),
+        (["sites", 0, "health_path"], None, "sites[0] has no 'health_path'"),
+        (["sites", 0, "servers", 1, "port"], None, "sites[0], servers[1] has no 'port'"),
+    ],
+)
+def test_settings_that_are_not_whole_are_named_and_change_nothing(
+    host: Host, path: list[Any], value: Any, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool.apply()
+    before = host.lists()
+    data = json.loads(tool.CONFIG.read_text())
+    entry = functools.reduce(lambda table, key: table[key], path[:-1], data)
+    entry.pop(path[-1])
+    if value is not None:
+        entry[path[-1]] = value
+    tool.CONFIG.write_text(json.dumps(data))
+    for words in (["drain", "a"], ["apply"]):
+        code, answer = command(*words, capsys=capsys)
+        assert code == 1 and str(tool.CONFIG) in refused_for(answer) and said in refused_for(answer)
+    assert (host.lists(), host.reloads(), tool.WISHES.exists()) == (before, 1, False)
+
+
+def test_who_changes_the_lists_holds_the_lock_and_says_so(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def run(*command: str, **_limits: Any) -> Any:
+        with pytest.raises(Busy) as busy, lock.hold("lb", "another", 0):
+            pass
+        said.append(str(busy.value))
+        return host.run(*command)
+
+    monkeypatch.setattr(tool, "run", run)
+    assert tool.main(["drain", "a"]) == 0
+    assert said and all("busy: a change of the server lists (process" in text for text in said)
+
+
+def test_who_holds_the_lists_too_long_is_named(
+    host: Host, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tool, "LOCK_SECONDS", 0.1)
+    with lock.hold("lb", "somebody's long change", 0):
+        for words in (["apply"], ["drain", "a"], ["maintenance", "on"]):
+            code, answer = command(*words, capsys=capsys)
+            assert code == 75 and "somebody's long change (process" in refused_for(answer), words
+        for word in ("refresh", "generation"):
+            with pytest.raises(Busy, match="somebody's long change"):
+                tool.main([word])
+    assert not tool.WISHES.exists() and host.reloads() == 0
 
 
 # --- the service ---------------------------------------------------------------------------------------------
@@ -419,7 +490,7 @@ def test_a_restart_starts_where_it_ended(host: Host) -> None:
     assert set(service.verdicts) == {one.target(server) for server in one.servers}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"x": {"state": "down"}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"x": {"state": "down"}}', '{"192.0.2.1:80 example.com /h": 5}'])
 def test_a_broken_record_is_no_reason_to_stop(host: Host, text: str) -> None:
     tool.FOUND.write_text(text)
     service = tool.Service(tool.config())
@@ -429,7 +500,7 @@ def test_a_broken_record_is_no_reason_to_stop(host: Host, text: str) -> None:
 
 @pytest.mark.usefixtures("host")
 def test_the_status_is_never_older_than_a_drain(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = tool.time.time()
+    clock = time.time()
     tool.WISHES.write_text("{}")
     os.utime(tool.WISHES, (clock, clock))
     tool.STATUS.write_text(json.dumps({"time": clock - 0.5}))
@@ -457,5 +528,5 @@ def test_metrics_and_table_say_the_same(host: Host) -> None:
     assert 'webstack_lb_server_up{site="site",server="a"} 0' in text
     assert 'webstack_lb_server_asked{site="site",server="b"} 1' in text
     assert "webstack_lb_reloads_total 3" in text
-    rows = [line.split() for line in tool.table(status).splitlines()]
+    rows = [line.split() for line in tool.as_text(status).splitlines()]
     assert [(row[1], row[3], row[4]) for row in rows[1:3]] == [("a", "down", "no"), ("b", "up", "yes")]

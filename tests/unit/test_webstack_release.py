@@ -1,10 +1,11 @@
-"""The command webstack-release: what it does with what it cannot see, and in whose surroundings a release is built."""
+"""The command webstack app: what it does with what it cannot see, and in whose surroundings a release is built."""
 
 from __future__ import annotations
 
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,9 +14,12 @@ import time
 from typing import Any
 
 import pytest
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import systemd
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import Done, Failed, TooSlow
+from host_programs import Tier, command_line
 
-release = load("was_django/files/webstack_release.py")
+release = Tier("app")
 
 RUNNING = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReload": "no"}
 
@@ -24,15 +28,15 @@ RUNNING = {"ActiveState": "active", "UnitFileState": "enabled", "NeedDaemonReloa
 def site(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """An application whose Apache is this process, with one release that is being built."""
     monkeypatch.setattr(release, "CONFIGURATION", tmp_path / "etc")
-    monkeypatch.setattr(release.shutil, "chown", lambda *_arguments: None)
-    monkeypatch.setattr(release.os, "chown", lambda *_arguments, **_options: None)
-    monkeypatch.setattr(release.os, "fchown", lambda *_arguments: None)
+    monkeypatch.setattr(shutil, "chown", lambda *_arguments: None)
+    monkeypatch.setattr(os, "chown", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(os, "fchown", lambda *_arguments: None)
     (tmp_path / "etc/shop").mkdir(parents=True)
     (tmp_path / "ports.conf").write_text("")
     os.utime(tmp_path / "ports.conf", (0, 0))
     settings = {"port": 8000, "user": "www-data", "group": "www-data", "apache_files": [str(tmp_path / "ports.conf")]}
     (tmp_path / "etc/shop/release.json").write_text(json.dumps(settings))
-    found = release.Site("shop")
+    found = release.Application("shop")
     found.base = tmp_path / "shop"
     found.link = found.base / "current"
     monkeypatch.setattr(found, "processes", lambda: [os.getpid()])
@@ -65,18 +69,23 @@ def test_an_apache_that_runs_none_of_our_processes_starts_anew(site: Any, monkey
     ("code", "said"), [(1, ""), (0, ""), (0, "ActiveState=active\nNeedDaemonReload=no\n"), (0, "MainPID=7\n")]
 )
 def test_a_systemd_that_does_not_say_is_an_error(monkeypatch: pytest.MonkeyPatch, code: int, said: str) -> None:
-    done = subprocess.CompletedProcess([], code, stdout=said, stderr="")
-    monkeypatch.setattr(release.subprocess, "run", lambda *_arguments, **_options: done)
-    with pytest.raises(release.Failure, match="systemctl show"):
+    def run(*command: str, check: bool = True, **_options: Any) -> Done:
+        done = Done(command, code, said, "")
+        if code and check:
+            raise Failed(done)
+        return done
+
+    monkeypatch.setattr(systemd, "run", run)
+    with pytest.raises(Problem, match="systemctl show"):
         release.unit()
 
 
 def test_a_systemd_that_never_answers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: list[str], **options: Any) -> None:
-        raise subprocess.TimeoutExpired(command, options["timeout"])
+    def run(*command: str, seconds: float, **_options: Any) -> None:
+        raise TooSlow(f"{' '.join(command[:3])}: no end within {seconds:g} s")
 
-    monkeypatch.setattr(release.subprocess, "run", run)
-    with pytest.raises(release.Failure, match="timed out"):
+    monkeypatch.setattr(systemd, "run", run)
+    with pytest.raises(Problem, match=r"systemctl show .*: no end within 30 s"):
         release.unit()
 
 
@@ -87,7 +96,7 @@ def test_an_unreadable_file_is_not_an_old_one(tmp_path: pathlib.Path, monkeypatc
     def scandir(path: Any) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(release.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(PermissionError):
         release.changed(tmp_path)
 
@@ -95,13 +104,13 @@ def test_an_unreadable_file_is_not_an_old_one(tmp_path: pathlib.Path, monkeypatc
 @pytest.mark.parametrize("text", ["", "{", "[]"])
 def test_settings_that_cannot_be_read_are_not_taken_for_none(site: Any, text: str) -> None:
     (release.CONFIGURATION / "shop/release.json").write_text(text)
-    with pytest.raises(release.Failure, match=r"release\.json.* run the role again"):
-        release.Site("shop")
+    with pytest.raises(Problem, match=r"release\.json.*: run the role was_django again"):
+        release.Application("shop")
 
 
 def test_a_setting_that_is_missing_is_named(site: Any) -> None:
     del site.settings["apache_files"]
-    with pytest.raises(release.Failure, match=r"release\.json lacks apache_files; run the role again"):
+    with pytest.raises(Problem, match=r"release\.json has no 'apache_files': run the role that writes it again"):
         site.stale_apache({**RUNNING, "MainPID": str(os.getpid())})
 
 
@@ -125,9 +134,9 @@ def test_apache_is_not_stopped_for_an_address_that_it_cannot_have(site: Any, mon
     site.settings["listen"] = ["192.0.2.1"]
     monkeypatch.setattr(release, "refused_by_apache", lambda: ["Apache refuses its files: line 7"])
     called: list[str] = []
-    monkeypatch.setattr(release, "systemctl", lambda *words: called.append(words[0]))
+    monkeypatch.setattr(release, "tell", lambda *words: called.append(words[0]))
     monkeypatch.setattr(release, "unit", lambda: {**RUNNING, "MainPID": "0"})
-    with pytest.raises(release.Failure, match=r"cannot listen on 192\.0\.2\.1.*; Apache refuses its files: line 7"):
+    with pytest.raises(Problem, match=r"cannot listen on 192\.0\.2\.1.*; Apache refuses its files: line 7"):
         site.bring("x")
     assert called == []
 
@@ -135,9 +144,9 @@ def test_apache_is_not_stopped_for_an_address_that_it_cannot_have(site: Any, mon
 def test_a_restart_after_which_systemd_knows_no_apache_is_an_error(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     site.settings["listen"] = []
     monkeypatch.setattr(release, "refused_by_apache", lambda: [])
-    monkeypatch.setattr(release, "systemctl", lambda *_words: "")
+    monkeypatch.setattr(release, "tell", lambda *_words: "")
     monkeypatch.setattr(release, "unit", lambda: {**RUNNING, "MainPID": "0"})
-    with pytest.raises(release.Failure, match="does not know the main process"):
+    with pytest.raises(Problem, match="does not know the main process"):
         site.bring("x")
 
 
@@ -148,14 +157,12 @@ def test_a_way_back_that_fails_too_is_told(site: Any, monkeypatch: pytest.Monkey
     site.point("old")
 
     def bring(identity: str) -> None:
-        raise release.Failure(f"{identity} is silent")
+        raise Problem(f"{identity} is silent")
 
     monkeypatch.setattr(site, "ask", lambda: (0, "", 0, ""))
     monkeypatch.setattr(site, "stale_processes", lambda: [])
     monkeypatch.setattr(site, "bring", bring)
-    with pytest.raises(
-        release.Failure, match="new is silent; old was put back and does not answer either: old is silent"
-    ):
+    with pytest.raises(Problem, match="new is silent; old was put back and does not answer either: old is silent"):
         site.activate("new")
     assert site.current() == "old"
 
@@ -181,7 +188,7 @@ def test_a_build_begins_in_a_fresh_place(site: Any) -> None:
     assert modes(half) == {".migrated-1": "0o644", "src": "0o755", "static": "0o755"}
     assert not (half / "src").is_symlink()
     site.finish("x")
-    with pytest.raises(release.Failure, match="complete already"):
+    with pytest.raises(Problem, match="complete already"):
         site.begin("x")
 
 
@@ -236,11 +243,11 @@ def test_an_apache_that_systemd_lost_ends_its_requests_first(
         (tmp_path / "apache2.pid").write_text(f"{apache.pid}\n")
         asked: list[list[str]] = []
 
-        def run(command: list[str], **_options: Any) -> None:
-            asked.append(command)
+        def run(*command: str, **_options: Any) -> None:
+            asked.append([*command])
             threading.Timer(0.5, lambda: (apache.terminate(), apache.wait())).start()
 
-        monkeypatch.setattr(release.subprocess, "run", run)
+        monkeypatch.setattr(release, "run", run)
         started = time.monotonic()
         release.let_requests_end()
         assert asked == [["apache2ctl", "graceful-stop"]]
@@ -259,7 +266,7 @@ def test_what_is_no_static_file_is_refused(site: Any, tmp_path: pathlib.Path, ki
         file.symlink_to(secret)
     else:
         os.mkfifo(file)
-    with pytest.raises(release.Failure, match=r"a\.css is (a link|no file): collectstatic leaves files only"):
+    with pytest.raises(Problem, match=r"a\.css is (a link|no file): collectstatic leaves files only"):
         site.finish("x")
     assert secret.stat().st_mode & 0o777 == 0o600
     assert not (site.release("x") / ".finished").exists()
@@ -280,7 +287,7 @@ def test_a_step_of_a_build_has_surroundings_of_its_own() -> None:
         "https_proxy": "http://proxy.example:3128",
         "CFLAGS": "-O2",
     }
-    command = [sys.executable, "-I", release.__file__, "none", "run", "sh", "-c", "umask; env"]
+    command = [*command_line("app"), "none", "run", "sh", "-c", "umask; env"]
     done = subprocess.run(command, env=login, umask=0o077, capture_output=True, text=True, check=True)
     umask, *lines = done.stdout.splitlines()
     assert umask == "0022"
@@ -298,7 +305,7 @@ def test_a_step_of_a_build_has_surroundings_of_its_own() -> None:
 
 
 def test_a_step_of_a_build_keeps_its_exit_code_and_its_arguments() -> None:
-    command = [sys.executable, "-I", release.__file__, "none", "run", "sh", "-c", 'echo "$1"; exit 7', "sh", "--quiet"]
+    command = [*command_line("app"), "none", "run", "sh", "-c", 'echo "$1"; exit 7', "sh", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (7, "--quiet\n")
 
@@ -368,7 +375,7 @@ def test_another_python_gets_an_environment_of_its_own(site: Any, python: pathli
 def test_an_environment_that_cannot_be_made_leaves_none_behind(site: Any, python: pathlib.Path) -> None:
     (python.parent / "broken").touch()
     site.begin("a")
-    with pytest.raises(release.Failure, match="venv: no ensurepip here"):
+    with pytest.raises(Problem, match="venv: no ensurepip here"):
         site.environment("a", str(python))
     assert not (site.release("a") / "venv").exists()
     (python.parent / "broken").unlink()

@@ -1,22 +1,26 @@
-"""The command webstack-tls: who renews when, what replaces what, and what happens when something is refused."""
+"""The command webstack tls: who renews when, what replaces what, and what happens when something is refused."""
 
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import pathlib
+import re
 import stat
 from typing import Any
 
 import pytest
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import lock
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Busy, Problem
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from host_programs import load
+from host_programs import Tier
 from hypothesis import given
 from hypothesis import strategies as st
 
-tls = load("lb_nginx/files/webstack_tls.py")
+tls = Tier("tls")
 
 URL = "https://acme.example/dir"
 NAMES = ["www.example.com"]
@@ -155,7 +159,7 @@ def balancer(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     live.write_text(bundle(-60, 30).text)
     monkeypatch.setattr(tls, "CONFIG", tmp_path / "config.json")
     monkeypatch.setattr(tls, "STATE", tmp_path)
-    monkeypatch.setattr(tls, "command", lambda *words: None)
+    monkeypatch.setattr(tls, "run", lambda *words, **_limits: None)
     monkeypatch.setattr(tls.Balancer, "is_served", lambda self, name: True)
     monkeypatch.setattr(tls, "exchange", lambda peer, word: b'{"certificates": {}, "account": {}}')
     return tls.Balancer()
@@ -171,16 +175,16 @@ def test_a_new_one_is_whole_and_for_root_alone(balancer: Any) -> None:
     balancer.install("main", new)
     assert live(balancer) == new.text
     assert stat.S_IMODE(balancer.paths["main"].stat().st_mode) == 0o600
-    assert [path.name for path in balancer.paths["main"].parent.glob(".webstack-*")] == []
+    assert [path.name for path in balancer.paths["main"].parent.glob(".*")] == []
 
 
 def test_what_nginx_refuses_is_taken_back(balancer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*words: str) -> None:
-        raise tls.Refusal("nginx says no")
+    def refuse(*words: str, **_limits: Any) -> None:
+        raise Problem("nginx says no")
 
     before = live(balancer)
-    monkeypatch.setattr(tls, "command", refuse)
-    with pytest.raises(tls.Refusal):
+    monkeypatch.setattr(tls, "run", refuse)
+    with pytest.raises(Problem):
         balancer.install("main", bundle(-1, 80, key=1))
     assert live(balancer) == before
 
@@ -216,7 +220,7 @@ def test_certificate_and_account_are_taken_from_another_balancer(
 
 def test_an_authority_that_fails_leaves_the_certificate(balancer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(self: Any, name: str) -> Any:
-        raise tls.Refusal("the authority is down")
+        raise Problem("the authority is down")
 
     monkeypatch.setattr(tls.Balancer, "issue", fail)
     before = live(balancer)
@@ -225,6 +229,67 @@ def test_an_authority_that_fails_leaves_the_certificate(balancer: Any, monkeypat
     balancer.paths["main"].write_text(bundle(-80, 10).text)
     assert balancer.run() == 1
     assert live(balancer) != before and balancer.rows()[0]["problem"] == "expires soon"
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("certificates", "has no 'certificates'"),
+        ("certificates/0/path", "certificates[0] has no 'path'"),
+        ("alarm_days", "has no 'alarm_days'"),
+        ("acme", "has no 'acme'"),
+        ("acme/rank", "acme has no 'rank'"),
+        ("acme/peers/0/name", "acme, peers[0] has no 'name'"),
+        ("acme/peers/0/address", "acme, peers[0] has no 'address'"),
+    ],
+)
+def test_a_setting_that_is_missing_is_named(
+    balancer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, key: str, said: str
+) -> None:
+    config = json.loads(tls.CONFIG.read_text())
+    *way, last = [int(word) if word.isdigit() else word for word in key.split("/")]
+    del functools.reduce(lambda table, word: table[word], way, config)[last]
+    tls.CONFIG.write_text(json.dumps(config))
+
+    def exchange(peer: Any, word: str) -> bytes:
+        raise OSError(f"{peer['address']} does not answer {word}")
+
+    monkeypatch.setattr(tls, "exchange", exchange)
+    balancer.paths["main"].write_text(before := bundle(-10, 80).text)
+    with pytest.raises(Problem, match=re.escape(str(tls.CONFIG))) as caught:
+        tls.Balancer().run()
+    assert said in str(caught.value)
+    assert live(balancer) == before
+
+
+def test_who_renews_holds_the_lock_and_says_so(
+    balancer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    said: list[str] = []
+
+    def run(_self: Any, _names: Any = ()) -> int:
+        with pytest.raises(Busy) as busy, lock.hold("tls", "another", 0):
+            pass
+        said.append(str(busy.value))
+        return 0
+
+    monkeypatch.setattr(lock, "FOLDER", tmp_path)
+    monkeypatch.setattr(tls.Balancer, "run", run)
+    for word in ("run", "renew"):
+        assert tls.main([word]) == 0
+        assert f"busy: certificates: {word} (process" in said.pop()
+
+
+def test_who_holds_the_certificates_too_long_is_named(
+    balancer: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    monkeypatch.setattr(lock, "FOLDER", tmp_path)
+    monkeypatch.setattr(tls, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(tls.Balancer, "run", lambda *_: pytest.fail("two at a time"))
+    with lock.hold("tls", "certificates: renew", 0):
+        for word in ("run", "renew"):
+            with pytest.raises(Busy, match=r"busy: certificates: renew \(process"):
+                tls.main([word])
 
 
 @pytest.mark.parametrize(
@@ -252,6 +317,65 @@ def test_metrics_name_the_end(balancer: Any) -> None:
     line = next(each for each in tls.metrics([row]).splitlines() if each.startswith("webstack_tls_expiry"))
     assert line.startswith('webstack_tls_expiry_timestamp_seconds{certificate="main"} ')
     assert abs(float(line.split()[-1]) - (NOW + 30 * DAY)) < 2
+
+
+def test_a_balancer_with_a_newer_format_is_named_and_an_older_one_understood(
+    balancer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, theirs = live(balancer), bundle(-1, 80, key=1).text
+    said = {"certificates": {"main": theirs}, "account": {"abc/account_key.pem": "k"}}
+    questions: list[str] = []
+
+    def exchange(_peer: Any, question: str) -> bytes:
+        questions.append(question)
+        return json.dumps(said).encode()
+
+    monkeypatch.setattr(tls, "exchange", exchange)
+    for number in (2, "x"):
+        said |= {"format": number}
+        balancer.take()
+        balancer.tell()
+        told = capsys.readouterr().err
+        why = f"speaks format {number} and this host 1: run the role on all balancers"
+        assert f"lb2 (192.0.2.2) gives no certificate: {why}" in told
+        assert f"lb2 (192.0.2.2) cannot be told of the new certificate: {why}" in told
+        assert (live(balancer), balancer.account()) == (before, {})
+    # As a host answers from before there was a format, which understands these two questions and no others.
+    del said["format"]
+    balancer.take()
+    assert live(balancer) == theirs
+    assert set(questions) == {"get", "look"}
+
+
+def test_a_question_of_another_format_is_refused_by_name(balancer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(tls.systemd, "tell", lambda *words, **_limits: told.append(words))
+    for question in (b"get\n", b"get 1\n"):
+        answer = json.loads(tls.answer(question))
+        assert answer["format"] == 1 and list(answer["certificates"]) == ["main"]
+    assert tls.answer(b"look\n") == b"" and len(told) == 1
+    for question, why in (
+        (b"get 2\n", "the other balancer speaks format 2 and this host 1: run the role on all balancers"),
+        (b"look 2\n", "speaks format 2"),
+        (b"get x\n", "speaks format x"),
+        (b"put\n", "an unknown word"),
+        (b"\xff", "an unknown word"),
+    ):
+        with pytest.raises(Problem, match=why):
+            tls.answer(question)
+    assert len(told) == 1
+
+
+def test_a_refusal_of_another_balancer_is_told(
+    balancer: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tls, "exchange", lambda *_: b'{"format": 1, "refused": "lb1 speaks format 2"}')
+    balancer.take()
+    balancer.tell()
+    assert capsys.readouterr().err.count("lb1 speaks format 2") == 2
+    monkeypatch.setattr(tls, "exchange", lambda *_: b"")
+    balancer.tell()
+    assert capsys.readouterr().err == ""
 
 
 def test_only_a_balancers_certificate_is_answered() -> None:

@@ -1,24 +1,30 @@
-"""The pure parts of the command webstack-vip: what the doctor judges, what goes over the wire, the drain's rules."""
+"""The pure parts of the command webstack vip: what the doctor judges, what goes over the wire, the drain's rules."""
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import pathlib
+import signal
 import threading
 import time
 from typing import Any
 
 import pytest
-from host_programs import load
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import systemd
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.config import Settings
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
+from host_programs import Tier
 
-vip = load("vip_failover/files/webstack_vip.py")
+vip = Tier("vip")
 MINE, THEIRS, ALIEN = "02:00:00:00:00:01", "02:00:00:00:00:02", "02:00:00:00:00:03"
 ADDRESS = "192.0.2.100"
+NEWER = "speaks format 2 and this host 1"
 
 
-def config(**changes: Any) -> dict[str, Any]:
-    return {
+def config(**changes: Any) -> Settings:
+    settings = {
         "host": "lb1",
         "engine": "keepalived",
         "interface": "eth0",
@@ -35,6 +41,7 @@ def config(**changes: Any) -> dict[str, Any]:
         "hook": {},
         **changes,
     }
+    return Settings(settings, "config.json")
 
 
 def peer(*owns: str, **changes: Any) -> dict[str, Any]:
@@ -47,7 +54,7 @@ def view(**changes: Any) -> Any:
 
 
 def kinds(**changes: Any) -> list[str]:
-    return [finding.kind for finding in vip.judge(view(**changes), [ADDRESS])]
+    return [finding.what for finding in vip.judge(view(**changes), [ADDRESS])]
 
 
 # --- Doctor -----------------------------------------------------------------------------------------
@@ -82,7 +89,7 @@ def test_no_owner_is_found() -> None:
 
 def test_a_stranger_is_no_balancer() -> None:
     found = vip.judge(view(answers={ADDRESS: {ALIEN}}), [ADDRESS])
-    assert [f.kind for f in found] == ["stranger"]
+    assert [f.what for f in found] == ["stranger"]
     assert ALIEN in found[0].text
 
 
@@ -98,6 +105,19 @@ def test_new_and_over() -> None:
     one, two = vip.Finding("both", "x"), vip.Finding("none", "y")
     assert vip.compare([one], [two]) == ([two], [one])
     assert vip.compare([one], [one]) == ([], [])
+
+
+def test_an_alarm_names_the_host_as_the_inventory_does(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked(_seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    command = ["sh", "-c", f'echo "$HOST $TIER $FINDING $TEXT" > {tmp_path}/alarm']
+    host = vip.Host(config(alarm=command, metrics_file=str(tmp_path / "metrics")))
+    monkeypatch.setattr(vip, "findings", lambda _: (view(), [vip.Finding("none", "nobody owns it")]))
+    monkeypatch.setattr(time, "sleep", looked)
+    with pytest.raises(KeyboardInterrupt):
+        vip.doctor_loop(host)
+    assert (tmp_path / "alarm").read_text() == "lb1 vip none nobody owns it\n"
 
 
 def test_metrics_name_every_kind() -> None:
@@ -206,7 +226,7 @@ def test_a_family_without_a_way_to_the_peer_has_no_rules() -> None:
     [("02:00; drop", ADDRESS, "192.0.2.12"), (THEIRS, "0/0", "192.0.2.12"), (THEIRS, ADDRESS, "x; flush ruleset")],
 )
 def test_nothing_from_the_wire_becomes_a_rule_unread(mac: str, address: str, way: str) -> None:
-    with pytest.raises((vip.VipError, ValueError)):
+    with pytest.raises((Problem, ValueError)):
         vip.forwarding_rules([address], "eth0", mac, way, "")
 
 
@@ -227,6 +247,45 @@ class Recorder(vip.Forwarder):  # type: ignore[misc,name-defined]
     def stop(self, reason: str = "") -> None:
         super().stop(reason)
         self.ends.append(reason)
+
+
+def test_the_settings_of_conntrack_come_back(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also by an agent that starts after one that was killed, and after two requests."""
+    monkeypatch.setattr(vip, "RUN", tmp_path)
+    monkeypatch.setattr(vip, "CONNTRACK", tmp_path)
+    monkeypatch.setattr(vip, "run", lambda *_, **_more: None)
+    before = {"nf_conntrack_tcp_loose": "1", "nf_conntrack_tcp_be_liberal": "0"}
+    for name, value in before.items():
+        (tmp_path / name).write_text(f"{value}\n")
+    killed = vip.Forwarder()
+    killed.set_up("")
+    killed.set_up("")
+    assert {name: (tmp_path / name).read_text() for name in before} == vip.Forwarder.SETTINGS
+    assert sorted(os.listdir(tmp_path)) == ["conntrack.json", *sorted(before)]
+    vip.Forwarder().stop()
+    assert {name: (tmp_path / name).read_text() for name in before} == before
+    assert sorted(os.listdir(tmp_path)) == sorted(before)
+
+
+def test_saved_settings_of_conntrack_are_whole_or_not_there(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half a file would keep every later agent from starting."""
+    monkeypatch.setattr(vip, "RUN", tmp_path)
+    monkeypatch.setattr(vip, "CONNTRACK", tmp_path)
+    monkeypatch.setattr(vip, "run", lambda *_, **_more: None)
+    for name in vip.Forwarder.SETTINGS:
+        (tmp_path / name).write_text("1\n")
+
+    def cut_off(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", cut_off)
+        with pytest.raises(Problem, match=r"conntrack.json cannot be written: No space left"):
+            vip.Forwarder().set_up("")
+    assert not (tmp_path / "conntrack.json").exists()
+    vip.Forwarder().stop()
 
 
 DRAIN = {"ask": "drain", "addresses": [ADDRESS], "mac": THEIRS, "address6": "fe80::2"}
@@ -347,7 +406,7 @@ def test_rules_that_cannot_be_loaded_end_in_a_message(
 ) -> None:
     monkeypatch.setattr(vip, "ask", lambda *_: {**DRAIN, "mac": "x; flush ruleset"})
     vip.share(owner, Recorder())
-    assert "what another owner knows cannot be sent to it: 'x; flush ruleset' is no MAC address" in (
+    assert "connections of another owner cannot be forwarded to it: 'x; flush ruleset' is no MAC address" in (
         capsys.readouterr().err
     )
 
@@ -360,7 +419,7 @@ class Loser:
         self.newer = threading.Event()
         monkeypatch.setattr(vip, "RUN", folder)
         monkeypatch.setattr(vip, "HEARTBEAT", 0)
-        monkeypatch.setattr(vip, "run", lambda *command: self.said.append(command[0]))
+        monkeypatch.setattr(systemd, "run", lambda *command, **_limits: self.said.append(command[0]))
         monkeypatch.setattr(vip, "ask", self.ask)
         monkeypatch.setattr(host, "link", lambda: vip.Link(MINE, (), "fe80::1"))
         monkeypatch.setattr(host, "owned", lambda: self.owned.pop(0) if len(self.owned) > 1 else self.owned[0])
@@ -459,6 +518,33 @@ def test_a_command_that_hangs_ends_with_its_children(tmp_path: pathlib.Path) -> 
     assert not mark.exists(), "a child went on"
 
 
+@pytest.mark.parametrize("code", [0, 3])
+def test_what_a_command_left_in_the_background_ends_with_it(tmp_path: pathlib.Path, code: int) -> None:
+    """Otherwise the next try runs beside it, which is never to happen."""
+    mark = tmp_path / "late"
+    script = f"(sleep 0.5; touch {mark}) >/dev/null 2>&1 & exit {code}"
+    assert vip.try_hook(["sh", "-c", script], {"PATH": "/usr/bin:/bin"}, 5) == (f"exit code {code}" if code else "")
+    time.sleep(0.8)
+    assert not mark.exists(), "a child went on"
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_master_ends_when_its_settings_change(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    """systemd starts it anew: also one whose command fails, which new settings may mend."""
+    settings, calls = tmp_path / "config.json", tmp_path / "calls"
+    settings.write_text("{}")
+    monkeypatch.setattr(vip, "RUN", tmp_path)
+    monkeypatch.setattr(vip, "CONFIG", settings)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    script = f"echo $STATE $TRY >> {calls}; rm -f {settings}; echo '{{}}' > {settings}; exit {int(not works)}"
+    hook = {"command": ["sh", "-c", script], "timeout_seconds": 5, "refresh_seconds": 60}
+    assert vip.move(vip.Host(config(hook=hook, addresses=[f"{ADDRESS}/24"]))) == 0
+    assert calls.read_text() == "master 1\n"
+    assert json.loads((tmp_path / "hook.json").read_text())[ADDRESS]["moved"] is works
+
+
 def test_flags_are_what_keepalived_tracks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vip, "RUN", tmp_path / "run")
     assert not vip.flag("maintenance")
@@ -469,5 +555,102 @@ def test_flags_are_what_keepalived_tracks(tmp_path: pathlib.Path, monkeypatch: p
     assert not vip.flag("maintenance")
 
 
-def test_settings_are_json(tmp_path: pathlib.Path) -> None:
-    assert vip.Host(json.loads(json.dumps(config()))).peers == {"lb2": "192.0.2.12"}
+def test_settings_are_json(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vip, "CONFIG", tmp_path / "config.json")
+    (tmp_path / "config.json").write_text(json.dumps(dict(config())))
+    assert vip.Host.load().peers == {"lb2": "192.0.2.12"}
+
+
+@pytest.mark.parametrize("key", sorted(config()))
+def test_a_setting_that_is_missing_is_named(key: str) -> None:
+    some = {name: value for name, value in config().items() if name != key}
+    with pytest.raises(Problem, match=f"config.json has no '{key}'"):
+        vip.Host(Settings(some, "config.json"))
+
+
+# --- Two versions -----------------------------------------------------------------------------------
+
+
+def test_a_question_of_the_first_version_has_no_number(fit: Any) -> None:
+    assert vip.serve(fit, Recorder(), "lb2", {**DRAIN, "format": 1}) == {"refused": ""}
+    assert vip.serve(fit, Recorder(), "lb2", DRAIN) == {"refused": ""}
+
+
+@pytest.mark.parametrize("number", [2, "2", None])
+def test_a_newer_question_is_refused_by_name(fit: Any, number: Any) -> None:
+    forwarder = Recorder()
+    said = vip.serve(fit, forwarder, "lb2", {**DRAIN, "format": number})
+    assert said == {"refused": f"lb2 speaks format {number} and this host 1: run the role on all balancers"}
+    assert not forwarder.peer
+
+
+class Line:
+    """A socket whose peer gives one answer."""
+
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.sent = json.dumps(answer).encode(), b""
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def settimeout(self, _seconds: float) -> None:
+        pass
+
+    def sendto(self, data: bytes, _target: Any) -> None:
+        self.sent = data
+
+    def recvfrom(self, _size: int) -> tuple[bytes, tuple[str, int]]:
+        return self.answer, ("192.0.2.12", 8112)
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ({"format": 1, "unfit": ""}, {"format": 1, "unfit": ""}),
+        ({"unfit": ""}, {"unfit": ""}),
+        ({"format": 2, "unfit": ""}, {"refused": f"{NEWER}: run the role on all balancers"}),
+    ],
+)
+def test_a_newer_answer_is_a_refusal_by_name(
+    fit: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], answer: Any, told: Any
+) -> None:
+    line = Line(answer)
+    monkeypatch.setattr(vip, "datagram_socket", lambda _own: line)
+    assert vip.ask(fit, "lb2", {"ask": "state"}) == told
+    assert json.loads(line.sent) == {"format": 1, "ask": "state"}
+    assert (f"lb2 {NEWER}" in capsys.readouterr().err) == ("refused" in told)
+
+
+def test_a_peer_with_a_newer_format_is_named_wherever_it_is_asked(
+    owner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vip, "datagram_socket", lambda _own: Line({"format": 2, "owns": [ADDRESS], "mac": THEIRS}))
+    with pytest.raises(Problem, match=rf"no balancer can take over \(lb2: {NEWER}"):
+        vip.successors(owner)
+    said = vip.Drain(owner, ["lb2"], [ADDRESS], planned=True).tell("drain")
+    assert said == [f"lb2: {NEWER}: run the role on all balancers"]
+    vip.share(owner, Recorder())
+    assert f"cannot be forwarded to it: lb2: {NEWER}" in capsys.readouterr().err
+    # It may own the address: whoever answers for it is no stranger.
+    seen = view(owned=[], peers={"lb2": vip.ask_state(owner, "lb2")}, answers={ADDRESS: {THEIRS}})
+    assert [finding.text for finding in vip.judge(seen, [ADDRESS])] == [
+        f"lb2: could not take over: {NEWER}: run the role on all balancers"
+    ]
+
+
+def test_an_older_peer_that_refuses_a_question_is_named(
+    owner: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(vip, "ask", lambda *_: {"format": 1, "refused": "lb1 speaks format 2 and this host 1"})
+    vip.share(owner, Recorder())
+    assert "cannot be forwarded to it: lb2: lb1 speaks format 2 and this host 1" in capsys.readouterr().err
+
+
+def test_a_peer_that_cannot_tell_its_state_takes_nothing_over(fit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vip, "ask", lambda *_: {"refused": "ip: no such device"})
+    assert vip.ask_state(fit, "lb2")["unfit"] == "ip: no such device"
+    with pytest.raises(Problem, match=r"no balancer can take over \(lb2: ip: no such device\)"):
+        vip.successors(fit)

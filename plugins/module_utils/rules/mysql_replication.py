@@ -14,7 +14,7 @@ from ansible_collections.webstack.ha.plugins.module_utils.rules.problem import P
 
 #: Settings that are what the server is, or that have an input of their own.
 RESERVED = {
-    "read_only": "the server boots read-only, and webstack-db opens the primary",
+    "read_only": "the server boots read-only, and webstack db opens the primary",
     "server_id": "mysql_replication_server_id is the input",
     "port": "mysql_replication_nodes has it",
     "default_time_zone": "with a name the server does not start before its time zones are loaded: take SYSTEM, or an"
@@ -32,6 +32,7 @@ def problems(settings: Mapping[str, Any]) -> list[Problem]:
         _initial_primary,
         _server_id,
         _equal_ids,
+        _mode,
         _writer_address,
         _password,
         _names,
@@ -84,6 +85,17 @@ def _equal_ids(settings: Settings) -> Iterator[str]:
     for position, (other, number) in enumerate(given, 1):
         if other != name and (number or position) == own:
             yield f"mysql_replication_server_id is {own} on {name} and on {other}"
+
+
+def _mode(settings: Settings) -> Iterator[str]:
+    mode, count = settings.get("mysql_replication_mode", "manual"), len(settings["mysql_replication_nodes"])
+    if mode != "manual" and count != 2:
+        yield f"mysql_replication_mode is {mode!r}, which needs two servers; mysql_replication_nodes has {count}"
+    if mode != "manual" and not settings.get("mysql_replication_quorum_members"):
+        yield (
+            f"mysql_replication_mode is {mode!r}, and the site has no quorum that could decide: set"
+            " webstack_quorum_enabled: true, or mysql_replication_mode: manual"
+        )
 
 
 def _writer_address(settings: Settings) -> Iterator[str]:
@@ -144,6 +156,10 @@ def _accounts(settings: Settings) -> Iterator[str]:
 
 def _numbers(settings: Settings) -> Iterator[str]:
     yield from at_least(
-        settings, 0, "mysql_replication_binlog_days", "mysql_replication_semi_sync_timeout_milliseconds"
+        settings,
+        0,
+        "mysql_replication_binlog_days",
+        "mysql_replication_semi_sync_timeout_milliseconds",
+        "mysql_replication_failover_rest_seconds",
     )
     yield from at_least(settings, 1, "mysql_replication_max_connections", "mysql_replication_seed_timeout_seconds")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+_DIRECTORY = re.compile(r"(/[^/\s]+)+")
 _VARIABLE = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -60,13 +61,21 @@ def collect(settings: Mapping[str, Any], *rules: Rule) -> list[Problem]:
     """Return what the rules say. A rule ends where a setting is missing: that is reported as itself."""
     known = Settings(settings)
     found: dict[Problem, None] = {}
-    for rule in rules:
+    for rule in (*rules, _metrics_directory):
         try:
             for text in rule(known):
                 found[said(text)] = None
         except Missing:
             continue
     return list(found)
+
+
+def _metrics_directory(settings: Settings) -> Iterator[str]:
+    """Say where no metrics can be written; every role with a tier on the hosts has this setting."""
+    for name in settings:
+        directory = settings[name]
+        if name.endswith("_metrics_directory") and directory and not _DIRECTORY.fullmatch(directory):
+            yield f"{name} must be an absolute path without spaces, or empty; it is {directory}"
 
 
 def said(text: str) -> Problem:

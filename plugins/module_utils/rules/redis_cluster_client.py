@@ -7,8 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ansible_collections.webstack.ha.plugins.module_utils import _nutcracker, hash_ring
+from ansible_collections.webstack.ha.plugins.module_utils import _nutcracker
 from ansible_collections.webstack.ha.plugins.module_utils.rules.problem import Problem, Settings, collect
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure import ring as hash_ring
 
 Shards = Sequence[Mapping[str, Any]]
 

@@ -25,6 +25,8 @@ _HEALTH_PATH = re.compile(r"/[^\s?#]+")
 _PLAIN_URL = re.compile(r'/[^\s"]+/')
 _PLAIN_PATH = re.compile(r'/[^\s"]+')
 _SECRET_KEY_LENGTH = 32
+# A tier of the host program keeps its own things in a directory of this name beside those of the sites.
+_TIERS = frozenset({"backup", "cache", "db", "lb", "media", "quorum", "tls", "vip"})
 
 
 def problems(settings: Mapping[str, Any]) -> list[Problem]:
@@ -48,6 +50,8 @@ def _names(settings: Settings) -> Iterator[str]:
     name = settings["was_django_name"]
     if not _NAME.fullmatch(name):
         yield f"was_django_name must be a short name of a-z, 0-9, - and _, got '{name}'"
+    elif name in _TIERS:
+        yield f"was_django_name may not be {name}: /etc/webstack/{name} belongs to the tier of that name"
     if "was_django_settings_module" in settings and not _MODULE.fullmatch(settings["was_django_settings_module"]):
         yield f"was_django_settings_module must be the name of a module, got '{settings['was_django_settings_module']}'"
 
@@ -90,6 +94,7 @@ def _numbers(settings: Settings) -> Iterator[str]:
         "was_django_migrate_database_timeout_seconds",
         "was_django_database_connection_seconds",
         "was_django_processes",
+        "was_django_restart_pause_seconds",
     )
     yield from at_least(
         settings,

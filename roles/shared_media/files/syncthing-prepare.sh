@@ -6,7 +6,7 @@ home=$1
 directory=$2
 umask 077
 
-install -m 0600 /etc/shared-media/syncthing.xml "$home/config.xml"
+install -m 0600 /etc/webstack/media/syncthing.xml "$home/config.xml"
 
 # Syncthing stops when the marker is gone, for instance because a disk is not mounted. So it is made for a new directory
 # only, never again: an empty mount point would otherwise delete the files of every other host. For the same reason the

@@ -21,7 +21,7 @@ def test_no_command_is_logged_by_the_replica() -> None:
         "restore --snapshot latest --target /var/tmp/looked-at",
     ):
         before = sql(REPLICA, "SELECT @@gtid_binlog_pos")
-        on(REPLICA, f"webstack-backup {command}")
+        on(REPLICA, f"webstack backup {command}")
         after = sql(REPLICA, "SELECT @@gtid_binlog_pos")
         if after != before:
             logged[command] = f"{before} -> {after}"

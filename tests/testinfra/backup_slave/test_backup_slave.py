@@ -7,7 +7,6 @@ working pair behind.
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import re
 import subprocess
@@ -18,12 +17,13 @@ from typing import Any
 import pytest
 import yaml
 from containers import attempt, docker
+from documents import document
 from rerun import play
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PRIMARY, REPLICA = "backup-db1", "backup-db2"
 MARKER = "marker-that-must-never-be-readable"
-RESTIC = "RESTIC_PASSWORD_FILE=/etc/webstack-backup/password restic -r /var/backups/webstack/restic --no-cache"
+RESTIC = "RESTIC_PASSWORD_FILE=/etc/webstack/backup/password restic -r /var/backups/webstack/restic --no-cache"
 
 
 def on(host: str, command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -38,7 +38,7 @@ def sql(host: str, statement: str) -> str:
 
 
 def snapshots(host: str = REPLICA) -> list[dict[str, Any]]:
-    return list(json.loads(on(host, "webstack-backup list --json").stdout))
+    return list(document(on(host, "webstack backup list --json").stdout)["snapshots"])
 
 
 def ids(host: str = REPLICA) -> set[str]:
@@ -48,7 +48,7 @@ def ids(host: str = REPLICA) -> set[str]:
 
 def back_up(options: str = "", host: str = REPLICA) -> dict[str, str]:
     """Take a backup that has to succeed; the fields of its line."""
-    lines = on(host, f"webstack-backup run {options}").stdout.splitlines()
+    lines = on(host, f"webstack backup run {options}").stdout.splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("webstack-backup: ok "), lines
     return dict(part.split("=", 1) for part in lines[0].split()[2:])
@@ -149,7 +149,7 @@ def test_on_the_primary_the_service_skips() -> None:
     journal = on(PRIMARY, "journalctl -o cat -u webstack-backup@hourly.service").stdout
     assert "webstack-backup: skipped: this server is the primary" in journal
     assert snapshots(PRIMARY) == []
-    refused = on(PRIMARY, "webstack-backup run --require", check=False)
+    refused = on(PRIMARY, "webstack backup run --require", check=False)
     assert refused.returncode == 1
     assert 'reason="this server is the primary"' in refused.stdout
 
@@ -175,14 +175,14 @@ while time.monotonic() < end and not pathlib.Path("/run/watched-enough").exists(
 
 
 def test_two_at_once_and_no_secret_on_a_command_line() -> None:
-    password = on(REPLICA, "cat /etc/webstack-backup/password").stdout.strip()
+    password = on(REPLICA, "cat /etc/webstack/backup/password").stdout.strip()
     assert len(password) >= 20
     on(REPLICA, "rm -f /run/watched-enough")
     watcher = subprocess.Popen(
         ["docker", "exec", REPLICA, "python3", "-c", WATCH_COMMAND_LINES], stdout=subprocess.PIPE, text=True
     )
     first = subprocess.Popen(
-        ["docker", "exec", REPLICA, "webstack-backup", "run", "--kind", "hourly"], stdout=subprocess.DEVNULL
+        ["docker", "exec", REPLICA, "webstack", "backup", "run", "--kind", "hourly"], stdout=subprocess.DEVNULL
     )
     assert watcher.stdout is not None
     seen = ""
@@ -190,20 +190,20 @@ def test_two_at_once_and_no_secret_on_a_command_line() -> None:
         seen += line
         if "mariadb-backup --backup" in line:
             break
-    second = on(REPLICA, "webstack-backup run", check=False)
+    second = on(REPLICA, "webstack backup run", check=False)
     code = first.wait()
     on(REPLICA, "touch /run/watched-enough")
     seen += watcher.communicate(timeout=20)[0]
     assert code == 0
     assert second.returncode == 75
-    holder = r"another run holds the lock \S+ 'run --kind hourly' pid \d+ since \d{8}T\d{6}Z"
+    holder = r"another run holds the lock \S+ 'run --kind hourly' \(process \d+, since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d\)"
     assert re.search(holder, second.stdout), second.stdout
     assert "restic backup" in seen
     assert password not in seen
-    everywhere = f"grep -rlF '{password}' /var/log /var/lib/webstack-backup /etc /run/log 2>/dev/null; true"
-    assert on(REPLICA, everywhere).stdout.split() == ["/etc/webstack-backup/password"]
+    everywhere = f"grep -rlF '{password}' /var/log /var/lib/webstack/backup /etc /run/log 2>/dev/null; true"
+    assert on(REPLICA, everywhere).stdout.split() == ["/etc/webstack/backup/password"]
     assert password not in on(REPLICA, "journalctl --no-pager").stdout
-    modes = on(REPLICA, "stat -c '%a %n' /etc/webstack-backup /etc/webstack-backup/*").stdout
+    modes = on(REPLICA, "stat -c '%a %n' /etc/webstack/backup /etc/webstack/backup/*").stdout
     assert all(line.startswith(("600 ", "700 ")) for line in modes.splitlines()), modes
 
 
@@ -227,7 +227,7 @@ def test_the_playbook_takes_one_backup_on_the_replica() -> None:
 
 
 def test_the_playbook_names_who_holds_the_lock() -> None:
-    hold = "import fcntl,time; f=open('/run/webstack-backup.lock','r+'); fcntl.flock(f,2); time.sleep(600)"
+    hold = "import fcntl,time; f=open('/run/webstack/backup.lock','r+'); fcntl.flock(f,2); time.sleep(600)"
     on(REPLICA, f'systemd-run --quiet --unit=holder --collect python3 -c "{hold}"')
     try:
         done = play("backup_slave", book="playbooks/backup.yml")
@@ -253,7 +253,7 @@ def test_the_playbook_refuses_when_no_replica_runs() -> None:
 
 
 def failing_run() -> str:
-    done = on(REPLICA, "webstack-backup run", check=False)
+    done = on(REPLICA, "webstack backup run", check=False)
     assert done.returncode == 1, done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert done.stdout.startswith("webstack-backup: FAILED kind=daily host=backup-db2")
@@ -294,7 +294,7 @@ def test_an_interrupted_run_cleans_up_and_frees_the_lock() -> None:
     before = ids()
     # The run is interrupted long before its end.
     with tool_replaced("exec sleep 60"):
-        done = on(REPLICA, "timeout --signal=TERM 3 webstack-backup run", check=False)
+        done = on(REPLICA, "timeout --signal=TERM 3 webstack backup run", check=False)
     assert 'reason="interrupted by SIGTERM"' in done.stdout
     assert on(REPLICA, "pgrep -x sleep; ls /var/backups/webstack/staging", check=False).stdout == ""
     assert ids() == before
@@ -309,7 +309,7 @@ def test_what_the_servers_account_links_to_does_not_come_into_a_backup() -> None
     before, planted = ids(), "/var/lib/mysql/site/shadow.frm"
     on(REPLICA, f"runuser -u mysql -- ln -s /etc/shadow {planted}")
     try:
-        refused = on(REPLICA, "webstack-backup run --require", check=False)
+        refused = on(REPLICA, "webstack backup run --require", check=False)
         assert refused.returncode == 1
         assert f"{planted} leads to a file that is not the server's" in refused.stdout + refused.stderr
         assert ids() == before
@@ -317,7 +317,7 @@ def test_what_the_servers_account_links_to_does_not_come_into_a_backup() -> None
         on(REPLICA, f"rm {planted}")
     # No account can lead the lock elsewhere.
     for account in ("mysql", "nobody"):
-        assert on(REPLICA, f"runuser -u {account} -- touch /run/webstack-backup.lock", check=False).returncode != 0
+        assert on(REPLICA, f"runuser -u {account} -- touch /run/webstack/backup.lock", check=False).returncode != 0
 
 
 def test_retention_keeps_what_it_says_and_nothing_of_others() -> None:
@@ -347,9 +347,9 @@ def test_a_backup_gives_a_data_directory_to_look_into() -> None:
     expected = content(REPLICA)
     new = snapshots()[-1]["id"]
     target = "/var/lib/scratch"
-    line = on(REPLICA, f"webstack-backup restore --snapshot {new} --target {target}").stdout
+    line = on(REPLICA, f"webstack backup restore --snapshot {new} --target {target}").stdout
     assert line.startswith(f"webstack-backup: ok restored={new} ")
-    again = on(REPLICA, f"webstack-backup restore --snapshot latest --target {target}", check=False)
+    again = on(REPLICA, f"webstack backup restore --snapshot latest --target {target}", check=False)
     assert again.returncode == 1
     assert "nothing is overwritten" in again.stdout
     server = f"mariadbd --no-defaults --user=mysql --datadir={target} --socket=/run/scratch/s --skip-networking"
@@ -401,7 +401,7 @@ def test_backup_drop_restore_compare() -> None:
     assert content(PRIMARY) == expected
     assert content(REPLICA) == expected
     for host, expected_role in ((PRIMARY, "primary"), (REPLICA, "replica")):
-        assert json.loads(on(host, "webstack-backup status --json").stdout)["role"] == expected_role
+        assert document(on(host, "webstack backup status --json").stdout)["role"] == expected_role
         assert "mysql.restore-" not in on(host, "ls -a /var/lib").stdout
         assert on(host, "ls -a /var/backups/webstack | grep restore-", check=False).stdout == ""
     sql(PRIMARY, "INSERT INTO site.notes (text) VALUES ('life goes on')")
@@ -432,7 +432,7 @@ def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down
         " && systemctl start mariadb",
     )
     # It waits for its replica.
-    on(PRIMARY, "webstack-db promote --force")
+    on(PRIMARY, "webstack db promote --force")
     sql(PRIMARY, "DROP TABLE site.notes")
 
     done = restore()
@@ -462,24 +462,25 @@ def test_a_primary_on_a_disk_of_its_own_is_restored_while_the_other_host_is_down
 
 def test_a_restore_that_fails_leaves_data_marker_and_replica_as_they_were() -> None:
     """On the data directory that is a mount point still; then that is taken away."""
-    expected, marker = content(PRIMARY), on(PRIMARY, "cat /var/lib/webstack-db/primary").stdout
-    on(PRIMARY, "printf '#!/bin/sh\\nexit 1\\n' > /var/tmp/no && chmod +x /var/tmp/no")
-    on(PRIMARY, "mount --bind /var/tmp/no /usr/local/sbin/webstack-db")
+    expected, marker = content(PRIMARY), on(PRIMARY, "cat /var/lib/webstack/db/primary").stdout
+    writer = "/usr/local/lib/webstack/current/webstack/db/writer.py"
+    on(PRIMARY, "echo 'raise OSError(\"not today\")' > /var/tmp/no")
+    on(PRIMARY, f"mount --bind /var/tmp/no {writer}")
     try:
         done = restore("-e", "backup_slave_restore_compare=false")
     finally:
-        on(PRIMARY, "umount /usr/local/sbin/webstack-db")
+        on(PRIMARY, f"umount {writer}")
     assert done.returncode != 0
     assert "FAILED on backup-db1 in the step 'Restore_primary | Let it accept writes again'" in message(done)
     assert "The old data is in place again." in message(done)
-    assert on(PRIMARY, "cat /var/lib/webstack-db/primary").stdout == marker
-    on(PRIMARY, "webstack-db settle")
+    assert on(PRIMARY, "cat /var/lib/webstack/db/primary").stdout == marker
+    on(PRIMARY, "webstack db settle")
     assert content(PRIMARY) == expected
     caught_up()
     on(
         PRIMARY,
         "systemctl stop mariadb && umount /var/lib/mysql && rm -r /srv/disk/.webstack && rmdir /var/lib/mysql"
-        " && cp -a /srv/disk /var/lib/mysql && rm -r /srv/disk && systemctl start mariadb && webstack-db settle",
+        " && cp -a /srv/disk /var/lib/mysql && rm -r /srv/disk && systemctl start mariadb && webstack db settle",
     )
     caught_up()
 
@@ -505,7 +506,7 @@ def test_cron_takes_the_place_of_the_timers_and_gives_it_back() -> None:
     done = role("-e", "backup_slave_scheduler=cron")
     assert done.returncode == 0, done.stdout + done.stderr
     table = on(REPLICA, "cat /etc/cron.d/webstack-backup").stdout
-    assert re.search(r"^35 2 \* \* \* root \{ /usr/local/sbin/webstack-backup run --kind daily ", table, re.M)
+    assert re.search(r"^35 2 \* \* \* root \{ /usr/local/sbin/webstack backup run --kind daily ", table, re.M)
     assert on(REPLICA, "systemctl is-active webstack-backup-daily.timer cron.service", check=False).stdout.split() == [
         "inactive",
         "active",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import testinfra
 from containers import attempt, docker
+from documents import document
 from rerun import play
 
 HOSTS = ["engines-redis1", "engines-redis2", "engines-redis3"]
@@ -120,8 +121,10 @@ def test_a_server_side_cluster_serves_and_takes_over(application: Application) -
         assert application.slowest < 3
     finally:
         docker("start", lost)
-    until(lambda: '"problems": []' in on(lost).run("redis-shard status").stdout, 30, f"{lost} is back in the cluster")
-    roles = json.loads(on(lost).check_output("redis-shard status"))["roles"]
+    until(
+        lambda: '"problems": []' in on(lost).run("webstack cache status").stdout, 30, f"{lost} is back in the cluster"
+    )
+    roles = document(on(lost).check_output("webstack cache status"))["roles"]
     assert set(roles.values()) == {"slave"}
     rerun_changes_nothing()
     assert application("get_many", KEYS) == DATA
@@ -130,7 +133,9 @@ def test_a_server_side_cluster_serves_and_takes_over(application: Application) -
 def test_a_returned_host_without_its_memory_joins_again() -> None:
     """Its servers are others for the cluster, which forgets the old ones."""
     # Of three primaries two must go on, or nobody is elected; after a fail-over one host has two of them.
-    lost = next(name for name in reversed(HOSTS) if on(name).check_output("redis-shard status").count('"master"') < 2)
+    lost = next(
+        name for name in reversed(HOSTS) if on(name).check_output("webstack cache status").count('"master"') < 2
+    )
     on(lost).check_output("systemctl stop 'valkey-server@*.service'")
     on(lost).check_output("rm -f /var/lib/valkey/*/nodes.conf")
     time.sleep(4)
@@ -226,7 +231,7 @@ def test_other_programs_find_what_django_wrote_through_nutcracker(tmp_path: path
             docker("start", lost)
     finally:
         application.close()
-    until(lambda: '"problems": []' in on(lost).run("redis-shard status").stdout, 30, f"{lost} is back")
+    until(lambda: '"problems": []' in on(lost).run("webstack cache status").stdout, 30, f"{lost} is back")
     rerun_changes_nothing(**RING)
 
     page = tmp_path / "ring"
@@ -240,5 +245,5 @@ def test_other_programs_find_what_django_wrote_through_nutcracker(tmp_path: path
     without = {**RING, "redis_cluster_client_nutcracker_enabled": False, "redis_shard_default_user_enabled": False}
     assert play("cache_engines", **without).returncode == 0
     assert through_nutcracker("GET :1:key0") == []
-    assert not on(HOSTS[0]).file("/etc/systemd/system/webstack-nutcracker.service").exists
+    assert not on(HOSTS[0]).file("/etc/systemd/system/webstack-cache-nutcracker.service").exists
     rerun_changes_nothing(**without)

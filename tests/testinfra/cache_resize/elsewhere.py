@@ -27,10 +27,10 @@ django.setup()
 
 from webstack_cache import RingCache  # noqa: E402
 
-KEYS = 150
+KEYS = 60
 ROUND_SECONDS = 1.0
 # As many are written and read at once.
-BATCH = 10
+BATCH = 4
 
 
 def work(run: str, me: str, other: str, stop: Any, answers: Any) -> None:

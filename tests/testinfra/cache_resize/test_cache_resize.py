@@ -22,11 +22,11 @@ import yaml
 from containers import attempt, docker, on
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "plugins/module_utils"))
+sys.path.insert(0, str(ROOT / "plugins/module_utils/webstack/pure"))
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import rerun  # noqa: E402
-from hash_ring import Ring  # noqa: E402
+from ring import Ring  # noqa: E402
 
 BOOK = "playbooks/resize_cache.yml"
 INVENTORY = yaml.safe_load((ROOT / "molecule/cache_resize/inventory.yml").read_text(encoding="utf-8"))

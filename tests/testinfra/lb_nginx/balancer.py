@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from containers import docker
+from documents import document
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 HERE = pathlib.Path(__file__).resolve().parent
@@ -103,8 +104,8 @@ def executed(prefix: str) -> list[str]:
 
 
 def lb(*words: str, name: str = "nginx-lb1") -> Any:
-    """Run webstack-lb and return what it said."""
-    return json.loads(on(name, "webstack-lb " + " ".join(words)))
+    """Run `webstack lb` and return what it said."""
+    return document(on(name, "webstack lb " + " ".join(words)))
 
 
 def asked(name: str = "nginx-lb1") -> set[str]:
@@ -113,10 +114,10 @@ def asked(name: str = "nginx-lb1") -> set[str]:
     return {server["name"] for server in site["servers"] if server["asked"]}
 
 
-#: Reads what `webstack-lb status` shows, for one call of the engine and one start of Python.
+#: Reads what `webstack lb status` shows, for one call of the engine and one start of Python.
 WAIT = """
 import json, pathlib, sys, time
-status, wanted, end = pathlib.Path("/run/webstack-lb/status.json"), sys.argv[2:], time.monotonic() + float(sys.argv[1])
+status, wanted, end = pathlib.Path("/run/webstack/lb/status.json"), sys.argv[2:], time.monotonic() + float(sys.argv[1])
 while time.monotonic() < end:
     if status.exists():
         servers = json.loads(status.read_text())["sites"][0]["servers"]
@@ -131,7 +132,7 @@ def until_asked(wanted: set[str], seconds: float = 15, name: str = "nginx-lb1") 
     started = time.monotonic()
     docker("exec", "--interactive", name, "python3", "-", str(seconds), *sorted(wanted), text=WAIT)
     took = time.monotonic() - started
-    assert asked(name) == wanted, on(name, "webstack-lb status; journalctl -u webstack-lb -n 20")
+    assert asked(name) == wanted, on(name, "webstack lb status; journalctl -u webstack-lb -n 20")
     return took
 
 

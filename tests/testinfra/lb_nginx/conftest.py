@@ -17,8 +17,8 @@ RELOAD = (
 # One that came and went before needs more good answers than two; forgetting that is the test's privilege. It ends when
 # nginx asks all servers: a reload forgets what they are busy with, and must not come in the middle of the next test.
 FORGET = (
-    "systemctl stop webstack-lb; rm -f /var/lib/webstack-lb/probes/found.json; systemctl start nginx;"
-    f" webstack-lb apply | grep -q true || {{ {RELOAD}; }}; systemctl start webstack-lb"
+    "systemctl stop webstack-lb; rm -f /var/lib/webstack/lb/probes/found.json; systemctl start nginx;"
+    f" webstack lb apply | grep -q true || {{ {RELOAD}; }}; systemctl start webstack-lb"
 )
 
 

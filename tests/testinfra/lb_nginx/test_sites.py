@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from balancer import NAME, SERVERS, Answer, facts, get, lb, logged, on, send
+from documents import document
 from rerun import play
 
 BLOG = "blog.example.test"
@@ -73,8 +73,8 @@ def test_each_site_has_its_own_servers_and_settings() -> None:
 
 
 def test_a_drain_takes_a_server_out_of_every_site_unless_it_is_the_last_of_one() -> None:
-    said = json.loads(on("nginx-lb1", "webstack-lb drain nginx-was1 || true"))
-    assert said["error"].startswith("nginx-was1 is the last server that works for blog")
+    (problem,) = document(on("nginx-lb1", "webstack lb drain nginx-was1 || true"))["problems"]
+    assert problem["text"].startswith("nginx-was1 is the last server that works for blog")
 
 
 def test_headers_are_added_where_the_application_says_nothing() -> None:

@@ -21,6 +21,7 @@ from containers import DEBIAN, docker
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from documents import document
 from rerun import assert_refused
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -114,9 +115,9 @@ def timers_rest() -> Iterator[None]:
 @pytest.fixture
 def authority_returns() -> Iterator[None]:
     # A minute of patience is the right one, but not for a test.
-    on("tls-lb1", "sed -i 's/max-time 60/max-time 5/' /etc/webstack-tls/dehydrated.conf")
+    on("tls-lb1", "sed -i 's/max-time 60/max-time 5/' /etc/webstack/tls/dehydrated.conf")
     yield
-    on("tls-lb1", "sed -i 's/max-time 5/max-time 60/' /etc/webstack-tls/dehydrated.conf")
+    on("tls-lb1", "sed -i 's/max-time 5/max-time 60/' /etc/webstack/tls/dehydrated.conf")
     on("tls-acme", "systemctl kill --signal=CONT pebble")
     management("set-default-ipv4", ip="10.77.12.12")
 
@@ -133,7 +134,7 @@ def test_nginx_serves_before_there_is_a_certificate() -> None:
     for name in BALANCERS:
         for host in SITES.values():
             assert issuer(served(name, host)).startswith("CN=webstack.ha CA")
-        assert "there is no certificate of https://tls-acme:14000/dir yet" in on(name, "webstack-tls status", False)
+        assert "there is no certificate of https://tls-acme:14000/dir yet" in on(name, "webstack tls status", False)
 
 
 def test_a_first_certificate_that_cannot_be_had_calls_for_a_person() -> None:
@@ -154,7 +155,9 @@ def test_one_balancer_asks_and_both_serve() -> None:
     assert names(served("tls-lb2")) == ["example.test", "www.example.test"]
     assert names(served("tls-lb2", "shop.example.test")) == ["shop.example.test"]
     assert isinstance(served("tls-lb1").public_key(), ec.EllipticCurvePublicKey)
-    assert "good" in on("tls-lb2", "webstack-tls status")
+    assert "good" in on("tls-lb2", "webstack tls status")
+    said = document(on("tls-lb2", "webstack tls status --json"))
+    assert {row["name"] for row in said["certificates"]} == set(SITES) and said["problems"] == []
 
 
 def test_the_authority_asked_the_balancer_that_had_no_answer() -> None:
@@ -174,14 +177,14 @@ def test_a_question_that_nobody_can_answer_goes_round_once() -> None:
 
 def test_secrets_are_roots_alone() -> None:
     for name in BALANCERS:
-        places = "/etc/nginx/webstack/acme /etc/webstack-tls/channel /var/lib/webstack-tls/accounts"
+        places = "/etc/nginx/webstack/acme /etc/webstack/tls/channel /var/lib/webstack/tls/accounts"
         found = on(name, f"find {places} -type f -printf '%U:%m %f\\n'").splitlines()
         keys = [line for line in found if line.endswith(("account_key.pem", "main.pem", "shop.pem", ".key"))]
         assert len(keys) >= 4 and all(line.startswith("0:600 ") for line in keys), found
 
 
 def test_both_balancers_have_the_account() -> None:
-    accounts = {on(name, "sha256sum /var/lib/webstack-tls/accounts/*/account_key.pem") for name in BALANCERS}
+    accounts = {on(name, "sha256sum /var/lib/webstack/tls/accounts/*/account_key.pem") for name in BALANCERS}
     assert len(accounts) == 1
 
 
@@ -206,7 +209,7 @@ def test_a_renewal_costs_no_request() -> None:
     with ThreadPoolExecutor(2) as pool:
         probes = [pool.submit(probe, host) for host in SITES.values()]
         time.sleep(1)
-        on("tls-lb1", "webstack-tls renew")
+        on("tls-lb1", "webstack tls renew")
         wait_for(both_serve_the_same)
         results = [each.result() for each in probes]
     assert served("tls-lb1") != before[0] and served("tls-lb2", "shop.example.test") != before[1]
@@ -246,7 +249,7 @@ def test_an_authority_that_fails_leaves_the_old_one(fault: str, said: str) -> No
     before = served("tls-lb1")
     file = on("tls-lb1", "sha256sum /etc/nginx/webstack/acme/main.pem")
     on("tls-acme", fault)
-    failed = on("tls-lb1", "webstack-tls renew main", check=False)
+    failed = on("tls-lb1", "webstack tls renew main", check=False)
     assert said in failed and "stays as it was" in failed, failed
     assert served("tls-lb1") == before
     assert on("tls-lb1", "sha256sum /etc/nginx/webstack/acme/main.pem") == file
@@ -258,14 +261,14 @@ def test_a_program_that_answers_rubbish_leaves_the_old_one() -> None:
     rubbish = {
         "echo rubbish": "holds no PEM certificate",
         "exit 0": "holds no PEM certificate",
-        "cat /etc/webstack-tls/channel/own.crt": "their public keys differ",
+        "cat /etc/webstack/tls/channel/own.crt": "their public keys differ",
     }
     for command, said in rubbish.items():
-        on("tls-lb1", f"install -D /dev/stdin /tmp/bin/dehydrated <<<$'#!/bin/sh\\n{command}'")
-        failed = on("tls-lb1", "PATH=/tmp/bin:$PATH webstack-tls renew main", check=False)
+        on("tls-lb1", f"install -D /dev/stdin /usr/local/bin/dehydrated <<<$'#!/bin/sh\\n{command}'")
+        failed = on("tls-lb1", "webstack tls renew main", check=False)
         assert f"issued is refused: certificate {said}" in failed or said in failed, failed
         assert on("tls-lb1", "sha256sum /etc/nginx/webstack/acme/main.pem") == before
-    on("tls-lb1", "rm -r /tmp/bin")
+    on("tls-lb1", "rm /usr/local/bin/dehydrated")
 
 
 @pytest.mark.usefixtures("authority_returns")
@@ -278,10 +281,12 @@ def test_a_certificate_that_ends_soon_is_shown_and_alarmed() -> None:
     assert not run("tls-lb1")
     wait_for(lambda: "alarmed" in on("tls-lb1", "cat /var/tmp/alarms", check=False))
     assert "main: expires soon" in journal("tls-lb1")
-    status = on("tls-lb1", "webstack-tls status", check=False)
+    status = on("tls-lb1", "webstack tls status", check=False)
     assert re.search(r"^main +9 .*expires soon$", status, re.MULTILINE), status
     assert re.search(r"^shop .*good$", status, re.MULTILINE), status
-    metrics = on("tls-lb1", "cat /var/lib/webstack-tls/metrics.prom")
+    said = on("tls-lb1", "cat /var/tmp/alarms")
+    assert "alarmed: tls unit_failed webstack-tls failed; journalctl -u webstack-tls says why" in said
+    metrics = on("tls-lb1", "cat /var/lib/metrics/webstack_tls.prom")
     end = re.search(r'webstack_tls_expiry_timestamp_seconds{certificate="main"} (\d+)', metrics)
     assert end and abs(int(end[1]) - time.time() - 9 * 86400) < 600, metrics
     assert (
@@ -307,7 +312,7 @@ def given() -> dict[str, str]:
         "one of another host of the site": ("tls-acme", "-cert /var/tmp/site.crt -key /var/tmp/site.key"),
         "a balancer": (
             "tls-lb2",
-            "-cert /etc/webstack-tls/channel/own.crt -key /etc/webstack-tls/channel/own.key",
+            "-cert /etc/webstack/tls/channel/own.crt -key /etc/webstack/tls/channel/own.key",
         ),
     }
 
@@ -328,6 +333,16 @@ def test_only_a_balancer_is_given_the_keys(given: dict[str, str], asker: str) ->
 
 def test_a_balancer_is_given_them(given: dict[str, str]) -> None:
     assert "PRIVATE KEY" in given["a balancer"]
+
+
+def test_a_balancer_of_a_newer_format_is_refused_by_name() -> None:
+    channel = "-cert /etc/webstack/tls/channel/own.crt -key /etc/webstack/tls/channel/own.key"
+    said = on(
+        "tls-lb2", f"(echo get 2; sleep 2) | openssl s_client -quiet -connect 10.77.12.11:8447 {channel} 2>&1", False
+    )
+    why = "the other balancer speaks format 2 and this host 1: run the role on all balancers"
+    assert f'"refused": "{why}"' in said and "PRIVATE KEY" not in said, said
+    assert why in on("tls-lb1", "journalctl --no-pager -o cat -n 20 -u 'webstack-tls@*'")
 
 
 # --- what TLS offers --------------------------------------------------------------------------------
@@ -431,3 +446,32 @@ def test_bad_inputs_are_refused_by_name(tmp_path: pathlib.Path) -> None:
         ),
     ]
     assert_refused("lb_nginx", "tls-lb1", cases, tmp_path, scenario="lb_tls")
+
+
+def test_every_tier_writes_how_it_is_for_a_collector() -> None:
+    """What cron does each minute, without the wait for it."""
+    assert on("tls-lb2", "systemctl is-active cron").strip() == "active"
+    for tier in ("lb", "tls"):
+        on("tls-lb2", f"rm -f /var/lib/metrics/webstack_status_{tier}.prom")
+        line = on("tls-lb2", f"grep -v '^#' /etc/cron.d/webstack-{tier}-metrics").strip()
+        schedule, user, command = line[: len("* * * * *")], *line[len("* * * * * ") :].split(" ", 1)
+        assert (schedule, user) == ("* * * * *", "root"), line
+        on("tls-lb2", command)
+        text = on("tls-lb2", f"cat /var/lib/metrics/webstack_status_{tier}.prom")
+        assert f'webstack_problems{{tier="{tier}"}} ' in text and "webstack_status_timestamp_seconds" in text, text
+    assert "webstack_lb_server_up" in on("tls-lb2", "cat /var/lib/metrics/webstack_status_lb.prom")
+
+
+def test_a_unit_that_fails_tells_the_operator() -> None:
+    on("tls-lb2", "rm -f /var/tmp/alarms; systemctl reset-failed 'webstack-alarm@*'", check=False)
+    # One connection of the agent's, at which the program cannot run.
+    on("tls-lb2", "mkdir -p /run/systemd/system/webstack-lb-apply@.service.d")
+    drop_in = "/run/systemd/system/webstack-lb-apply@.service.d/broken.conf"
+    try:
+        on("tls-lb2", f"printf '[Service]\nExecStart=\nExecStart=/bin/false\n' >{drop_in} && systemctl daemon-reload")
+        on("tls-lb2", "systemctl restart webstack-lb.service")
+        wait_for(
+            lambda: "alarmed: lb unit_failed webstack-lb-apply failed" in on("tls-lb2", "cat /var/tmp/alarms", False)
+        )
+    finally:
+        on("tls-lb2", f"rm -f {drop_in} && systemctl daemon-reload && systemctl restart webstack-lb.service")

@@ -12,7 +12,7 @@ from test_mysql_replication import DB1, DB2, Writer, converge, is_pair, notes, o
 
 __all__ = ["table"]
 
-#: Commands of webstack-db that need an argument.
+#: Commands of `webstack db` that need an argument.
 ARGUMENTS = {
     "receive": [f"--from={DB1}"],
     "send": [f"--to={DB1}"],
@@ -34,7 +34,7 @@ def own_transactions(host: str) -> str:
 
 
 def test_no_command_is_logged_by_a_replica() -> None:
-    listing = on(DB2, "webstack-db", "--help").stdout
+    listing = on(DB2, "webstack", "db", "--help").stdout
     commands = re.findall(r"^ {4}([a-z-]+)(?: |$)", listing, re.MULTILINE)
     assert {"status", "apply", "relink", "settle"} <= set(commands)
     sql(DB1, "INSERT INTO site.note (text) VALUES ('a position')")
@@ -42,13 +42,13 @@ def test_no_command_is_logged_by_a_replica() -> None:
     logged = {}
     for command in [c for c in commands if c not in ENDLESS]:
         # As after a renewed certificate: what a run with nothing to do leaves out is said too.
-        on(DB2, "sed", "-i", 's/"tls": "[0-9a-f]*"/"tls": ""/', "/run/webstack-db/started.json", check=False)
+        on(DB2, "sed", "-i", 's/"tls": "[0-9a-f]*"/"tls": ""/', "/run/webstack/db/started.json", check=False)
         before = position(DB2)
-        on(DB2, "webstack-db", command, *ARGUMENTS.get(command, []), check=False)
+        on(DB2, "webstack", "db", command, *ARGUMENTS.get(command, []), check=False)
         if position(DB2) != before:
             logged[command] = f"{before} -> {position(DB2)}"
     assert logged == {}
-    on(DB2, "webstack-db", "apply")
+    on(DB2, "webstack", "db", "apply")
     until(lambda: is_pair(DB1, DB2), 10)
 
 

@@ -71,7 +71,7 @@ def events(table: None) -> Iterator[None]:
         " DO INSERT INTO site.tick (host) VALUES (@@hostname); SET GLOBAL event_scheduler = ON",
     )
     for host in (DB1, DB2):
-        on(host, "webstack-db", "apply")
+        on(host, "webstack", "db", "apply")
     assert (scheduler(DB1), scheduler(DB2)) == ("ON", "OFF")
     until(lambda: is_pair(DB1, DB2), 10)
     yield
@@ -99,7 +99,7 @@ def test_a_primary_alone_waits_for_its_replica(alone: list[list[str]]) -> None:
     time.sleep(2)
     state = status(DB1)
     assert (state["role"], state["read_only"], has_address(DB1)) == ("primary", True, False)
-    refused = on(DB1, "webstack-db", "promote", check=False)
+    refused = on(DB1, "webstack", "db", "promote", check=False)
     assert refused.returncode == 1
     assert DB2 in refused.stderr
 
@@ -135,14 +135,14 @@ def test_a_primary_that_is_closed_by_hand_stops_its_events_and_its_privileged_co
     until(lambda: sql(DB1, listing) == [["0"]], 5)
     pool.kill()
     assert not runs(DB1)
-    on(DB1, "webstack-db", "promote")
+    on(DB1, "webstack", "db", "promote")
     assert scheduler(DB1) == "ON"
     assert runs(DB1)
     # What was switched off on the running server stays off.
     sql(DB1, "SET GLOBAL event_scheduler = OFF")
-    until(lambda: json.loads(on(DB1, "cat", "/run/webstack-db/events.json").stdout)["scheduler"] == "OFF", 5)
-    assert "closed" in on(DB1, "webstack-db", "close").stdout
-    on(DB1, "webstack-db", "promote")
+    until(lambda: json.loads(on(DB1, "cat", "/run/webstack/db/events.json").stdout)["scheduler"] == "OFF", 5)
+    assert "closed" in on(DB1, "webstack", "db", "close").stdout
+    on(DB1, "webstack", "db", "promote")
     assert scheduler(DB1) == "OFF"
     sql(DB1, "SET GLOBAL event_scheduler = ON")
     until(lambda: is_pair(DB1, DB2), 10)

@@ -41,17 +41,17 @@ def small_disk(table: None) -> Iterator[None]:
 
 
 def test_a_full_disk_is_seen_at_once(small_disk: None) -> None:
-    assert on(DB1, "webstack-db", "status").returncode == 0
+    assert on(DB1, "webstack", "db", "status").returncode == 0
     on(DB1, "sh", "-c", f"cat /dev/zero > {DATA}/filler", check=False)
     try:
         started = time.monotonic()
-        seen = on(DB1, "webstack-db", "status", check=False)
+        seen = on(DB1, "webstack", "db", "status", check=False)
         seconds = time.monotonic() - started
         assert seen.returncode == 2
         assert f"CANNOT WRITE: No space left on device ({DATA})" in seen.stdout
         # At once, on a loaded machine too: no limit of three seconds was used up.
         assert seconds < 6
-        answer = on(DB1, "webstack-db", "status", "--json", check=False)
+        answer = on(DB1, "webstack", "db", "status", "--json", check=False)
         assert answer.returncode == 2
         disk = json.loads(answer.stdout)["disk"]
         assert "No space left" in disk["problem"]
@@ -63,7 +63,7 @@ def test_a_full_disk_is_seen_at_once(small_disk: None) -> None:
         assert count_changed(result) == 0
     finally:
         on(DB1, "rm", f"{DATA}/filler")
-    assert on(DB1, "webstack-db", "status").returncode == 0
+    assert on(DB1, "webstack", "db", "status").returncode == 0
     assert client("INSERT INTO site.note (text) VALUES ('room again')").returncode == 0
     print(f"figure: full disk: status says so in {seconds:.1f} s")
 
@@ -78,8 +78,8 @@ def test_commits_that_hang_are_seen() -> None:
     assert holder.stdout.readline().strip() == "held"
     waiting = subprocess.Popen(["docker", "exec", DB1, "mariadb", "-e", "INSERT INTO site.note (text) VALUES ('late')"])
     try:
-        seconds = until(lambda: on(DB1, "webstack-db", "status", check=False).returncode == 2, 15)
-        seen = on(DB1, "webstack-db", "status", check=False).stdout
+        seconds = until(lambda: on(DB1, "webstack", "db", "status", check=False).returncode == 2, 15)
+        seen = on(DB1, "webstack", "db", "status", check=False).stdout
         assert "CANNOT WRITE: 1 commits have been waiting for up to" in seen
     finally:
         holder.stdin.close()
@@ -88,3 +88,23 @@ def test_commits_that_hang_are_seen() -> None:
     until(lambda: status(DB1)["disk"]["problem"] == "", 5)
     assert notes(DB1)[-1] == "late"
     print(f"figure: hanging commits: seen after {seconds:.1f} s")
+
+
+def test_a_primary_comes_back_where_its_service_can_write_nothing(table: None) -> None:
+    notes_of_it = "/run/webstack/db"
+    on(DB1, "sh", "-ec", f"mount -t tmpfs -o size=4k,mode=755 tmpfs {notes_of_it};"
+       f" cat /dev/zero > {notes_of_it}/filler 2>/dev/null || true; date +%s > /root/since;"
+       " systemctl restart webstack-db mariadb")  # fmt: skip
+    try:
+        until(lambda: is_pair(DB1, DB2))
+        assert client("INSERT INTO site.note (text) VALUES ('no room for notes')").returncode == 0
+        # And whoever closes it wants it closed.
+        on(DB1, "webstack", "db", "close")
+        time.sleep(3)
+        assert status(DB1)["read_only"]
+        journal = on(DB1, "sh", "-c", "journalctl -u webstack-db --since=@$(cat /root/since) -o cat").stdout
+        assert journal.count("not written down, which start of the server was open") == 1, journal
+        on(DB1, "webstack", "db", "promote")
+    finally:
+        on(DB1, "sh", "-ec", f"umount -l {notes_of_it}; rm /root/since; systemctl restart webstack-db mariadb")
+    until(lambda: is_pair(DB1, DB2))

@@ -123,7 +123,7 @@ def pending_restart(host: str, edit: str) -> list[str]:
     on(host, "cp", "--preserve", FILE, "/run/webstack.cnf")
     try:
         on(host, "sed", "--in-place", edit, FILE)
-        state = json.loads(on(host, "webstack-db", "status", "--json", "--detail").stdout)
+        state = json.loads(on(host, "webstack", "db", "status", "--json", "--detail").stdout)
     finally:
         on(host, "mv", "/run/webstack.cnf", FILE)
     return list(state["pending"]["restart"])

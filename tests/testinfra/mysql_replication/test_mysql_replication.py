@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from containers import attempt, docker
+from documents import document
 from rerun import play
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -48,7 +49,7 @@ def client(
 
 
 def status(host: str) -> dict[str, Any]:
-    return dict(json.loads(on(host, "webstack-db", "status", "--json").stdout))
+    return document(on(host, "webstack", "db", "status", "--json").stdout)
 
 
 def has_address(host: str) -> bool:
@@ -62,13 +63,13 @@ def until(good: Callable[[], bool], seconds: float = 40) -> float:
             return time.monotonic() - started
         time.sleep(0.2)
     for host in ADDRESS:
-        print(on(host, "webstack-db", "status", check=False).stdout)
+        print(on(host, "webstack", "db", "status", check=False).stdout)
         print(on(host, "journalctl", "--no-pager", "-n40", "-uwebstack-db*", "-umariadb", check=False).stdout)
     raise AssertionError(f"not within {seconds} s")
 
 
 def is_pair(primary: str, replica: str) -> bool:
-    result = on(replica, "webstack-db", "status", "--json", check=False)
+    result = on(replica, "webstack", "db", "status", "--json", check=False)
     if result.returncode != 0:
         return False
     state = json.loads(result.stdout)
@@ -179,18 +180,25 @@ def test_what_is_written_on_the_primary_is_read_on_the_replica() -> None:
     until(lambda: "first" in notes(DB2), 5)
 
 
+# The other server, asked as the program asks it.
+ASK_THE_OTHER = """
+import json, sys
+sys.path.insert(0, "/usr/local/lib/webstack/current")
+from webstack.db.config import Config
+from webstack.db.session import peer_session
+print(json.dumps(peer_session(Config()).rows(sys.argv[1])))
+"""
+
+
 def test_the_link_is_encrypted_and_both_ends_show_certificates() -> None:
     assert status(DB2)["replica"]["tls"]
     account = json.loads(sql(DB1, "SELECT Priv FROM mysql.global_priv WHERE User = 'replica'")[0][0])
     assert account["ssl_type"] == 2  # REQUIRE X509: without a certificate of the CA nobody gets in
-    cipher = on(DB2, "mariadb", "--defaults-file=/etc/webstack/db-peer.cnf", "-Ne", "SHOW STATUS LIKE 'Ssl_cipher'")
-    assert cipher.stdout.split()[1].startswith(("TLS_", "ECDHE"))
-    grep = "grep -h ^password /etc/webstack/db-peer.cnf"
-    without = (
-        f"({grep}; echo user=replica; echo host={ADDRESS[DB1]}) | sed 1i[client] > /run/no-tls.cnf;"
-        " mariadb --defaults-file=/run/no-tls.cnf --skip-ssl -e 'SELECT 1'; code=$?; rm /run/no-tls.cnf; exit $code"
-    )
-    refused = on(DB2, "sh", "-c", without, check=False)
+    cipher = json.loads(on(DB2, "python3", "-c", ASK_THE_OTHER, "SHOW STATUS LIKE 'Ssl_cipher'").stdout)
+    assert cipher[0]["Value"].startswith(("TLS_", "ECDHE"))
+    # What is right but for the certificate.
+    password = json.loads(on(DB2, "cat", "/etc/webstack/db.json").stdout)["password"]
+    refused = client("SELECT 1", host=ADDRESS[DB1], user="replica", password=password, tls=False)
     assert refused.returncode != 0
     assert "1045" in refused.stderr
 
@@ -231,7 +239,6 @@ def test_no_secret_is_readable_or_logged() -> None:
     for path, owner in (
         ("/etc/mysql/webstack/key.pem", "mysql"),
         ("/etc/webstack/db.json", "root"),
-        ("/etc/webstack/db-peer.cnf", "root"),
     ):
         assert on(DB1, "stat", "-c", "%a %U", path).stdout.split() == ["600", owner]
     # Root reads and writes there, and the server's account plants nothing.
@@ -270,7 +277,7 @@ def test_a_restarted_replica_catches_up_read_only() -> None:
 
 def swap(old: str, new: str) -> None:
     """The two roles change by hand, as the README says."""
-    on(old, "webstack-db", "close")
+    on(old, "webstack", "db", "close")
     position = sql(old, "SELECT @@gtid_binlog_pos")[0][0]
     assert sql(new, f"SELECT MASTER_GTID_WAIT('{position}', 10)")[0] == ["0"]
     sql(new, "STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = 0")
@@ -291,7 +298,7 @@ def test_a_primary_that_was_closed_by_hand_stays_closed() -> None:
     until(lambda: not has_address(DB1), 5)
     time.sleep(2)
     assert status(DB1)["read_only"]
-    on(DB1, "webstack-db", "promote")
+    on(DB1, "webstack", "db", "promote")
     assert is_pair(DB1, DB2)
 
 
@@ -305,7 +312,7 @@ def test_two_writable_servers_are_refused() -> None:
 
 
 def test_a_replica_on_its_own_is_not_overwritten_unasked() -> None:
-    refused = on(DB2, "webstack-db", "receive", f"--from={DB1}", check=False)
+    refused = on(DB2, "webstack", "db", "receive", f"--from={DB1}", check=False)
     assert refused.returncode == 1
     assert "mysql_replication_reseed" in refused.stderr
 
@@ -337,15 +344,15 @@ def reseed(*extra: str) -> subprocess.CompletedProcess[str]:
 # Killed in the last moment of an exchange: the data directory holds what no server can use.
 CUT_OFF = """
 import os, pathlib, sys
-sys.path.insert(0, "/usr/local/lib/webstack")
-import data_swap
-place = data_swap.place(pathlib.Path("/var/lib/mysql"))
+sys.path.insert(0, "/usr/local/lib/webstack/current")
+from webstack.db import data, exchange
+place = data.place(pathlib.Path("/var/lib/mysql"))
 new = place.folder(".{}-seed")
-data_swap.make_work(new, 0, 0)
+data.make_work(new, 0, 0)
 new.mkdir()
 (new / "ibdata1").write_text("not the data")
-data_swap._forget = lambda: os._exit(9)
-data_swap.exchange(place, new, place.folder("{}.20200101-000000"))
+exchange._forget = lambda: os._exit(9)
+exchange.exchange(place, new, place.folder("{}.20200101-000000"))
 """
 
 
@@ -376,7 +383,7 @@ def test_an_exchange_that_was_cut_off_is_undone_before_the_server_starts() -> No
     on(DB2, "systemctl", "start", "mariadb")
     until(lambda: is_pair(DB1, DB2), 10)
     assert "the old data is in its place again" in on(DB2, "journalctl", "-b", "-u", "mariadb").stdout
-    on(DB2, "test", "!", "-e", "/var/lib/webstack/data-swap.json")
+    on(DB2, "test", "!", "-e", "/var/lib/webstack/db/data-swap.json")
 
 
 def test_a_replica_without_any_data_is_seeded_without_a_permission() -> None:
@@ -389,7 +396,7 @@ def test_a_replica_without_any_data_is_seeded_without_a_permission() -> None:
 
 
 def test_a_primary_is_never_seeded() -> None:
-    refused = on(DB1, "webstack-db", "receive", f"--from={DB2}", "--move-aside", check=False)
+    refused = on(DB1, "webstack", "db", "receive", f"--from={DB2}", "--move-aside", check=False)
     assert "accepts writes" in refused.stderr
 
 
@@ -421,12 +428,12 @@ def test_equal_server_ids_and_bad_addresses_are_refused_before_the_first_change(
 
 
 def test_forced_promotion_makes_a_primary_and_keeps_the_old_one_fenced() -> None:
-    refused = on(DB2, "webstack-db", "promote", "--force", check=False)
+    refused = on(DB2, "webstack", "db", "promote", "--force", check=False)
     assert refused.returncode == 1
     assert "accepts writes" in refused.stderr
     docker("kill", DB1)
-    assert "--force" in on(DB2, "webstack-db", "promote", check=False).stderr
-    done = on(DB2, "webstack-db", "promote", "--force")
+    assert "--force" in on(DB2, "webstack", "db", "promote", check=False).stderr
+    done = on(DB2, "webstack", "db", "promote", "--force")
     assert "RISK" in done.stderr
     assert has_address(DB2)
     write_note("on the new primary")

@@ -237,6 +237,7 @@ def test_the_package_can_be_installed_by_pip() -> None:
 # --- shards that fail ----------------------------------------------------------------------------------
 
 
+@pytest.mark.quiet
 @pytest.mark.usefixtures("servers_run")
 def test_a_killed_shard_costs_misses_for_its_keys_only() -> None:
     watch = Watch(5)
@@ -261,6 +262,7 @@ def test_a_killed_shard_costs_misses_for_its_keys_only() -> None:
     until_all_answer()
 
 
+@pytest.mark.quiet
 @pytest.mark.usefixtures("servers_run")
 def test_a_frozen_shard_stalls_a_process_for_a_second_at_most() -> None:
     watch = Watch(5)
@@ -281,6 +283,7 @@ def test_a_frozen_shard_stalls_a_process_for_a_second_at_most() -> None:
     assert samples["s3"][-1][2] == 1
 
 
+@pytest.mark.quiet
 @pytest.mark.usefixtures("servers_run")
 def test_a_replica_takes_over_and_keeps_the_keys() -> None:
     watch = Watch(7)
@@ -348,6 +351,7 @@ def seen_by(process: subprocess.Popen[str]) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.quiet
 @pytest.mark.usefixtures("servers_run")
 def test_no_old_value_returns_with_a_master_that_was_paused() -> None:
     """Its replica took over meanwhile; one of the four processes slept most of the time."""

@@ -132,5 +132,5 @@ def test_the_whole_site_is_refused_before_its_first_play(tmp_path: pathlib.Path)
     assert "TASK [Check the ring" not in said and "redis_shard :" not in said, said
     # The right one passes; a role that follows does not ask once more.
     said = preflight(STORE, "--check", "--limit", ONE)
-    assert "failed=0" in said and "redis_shard : Service" in said, said
+    assert "failed=0" in said and "redis_shard : Configure" in said, said
     assert "Authority | See which one this host carries" not in said

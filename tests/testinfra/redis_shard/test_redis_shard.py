@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import testinfra
 from containers import DEBIAN, docker
+from documents import document
 from rerun import assert_refused
 from rerun import play as play_scenario
 
@@ -84,7 +84,7 @@ def linked(name: str, port: int) -> bool:
 
 
 #: Whether the host's own report is good, and what its sentinel thinks of each shard's replicas.
-LOOK = 'report=$(redis-shard status); echo $?; echo "$report"; echo ---; ' + "; ".join(
+LOOK = 'report=$(webstack cache status); echo $?; echo "$report"; echo ---; ' + "; ".join(
     f"{CLI} --user admin -h %s -p {SENTINEL} SENTINEL REPLICAS {shard}" for shard in SHARDS
 )
 
@@ -94,7 +94,7 @@ def well_on(name: str) -> bool:
     looked = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     report, _, replicas = looked.partition("\n---\n")
     code, _, text = report.partition("\n")
-    if code != "0" or json.loads(text)["problems"]:
+    if code != "0" or document(text)["problems"]:
         return False
     seen = replicas.splitlines()
     flags = [seen[line + 1] for line, word in enumerate(seen) if word == "flags"]
@@ -332,7 +332,7 @@ def test_an_existing_site_gets_the_rights_under_load() -> None:
         for file, rights in wide.items():
             for new, old in rights.items():
                 on(name).check_output(f"sed -i 's/{new}/{old}/' /etc/redis/{file}")
-        on(name).check_output("redis-shard reload && redis-shard settle")
+        on(name).check_output("webstack cache reload && webstack cache settle")
     seconds_until(well, 40, "every shard with its replica")
     leader = master_of(ONE)
     assert redis(leader, SHARDS[ONE][leader], "PUBLISH", "__sentinel__:other", "x", user="application") == "0"
@@ -382,7 +382,7 @@ def test_the_servers_account_does_not_become_root() -> None:
 
     host.check_output(f"rm -rf {VICTIM}; install -d -m 0711 {VICTIM}; echo 4711 > {VICTIM}/secret")
     host.check_output(f"chmod 0711 /root; chmod 0600 {VICTIM}/secret")
-    program = "/usr/local/sbin/redis-shard"
+    program = "/usr/local/sbin/webstack cache"
     # Directories of units that run: they stay while the tool writes there.
     places = ["/var/lib/redis/.sentinel.conf.new", "/run/sentinel/.started-with.new", "/run/sentinel/.loaded.new"]
     places += [f"/run/redis-{ONE}/.{name}.new" for name in ("role.conf", "started-with", "loaded")]
@@ -516,7 +516,7 @@ def test_power_fails_everywhere_and_the_master_is_remembered() -> None:
     """
     first, second = SHARDS[ONE]
     if master_of(ONE) == first:
-        on(first).check_output(f"redis-shard failover {ONE}")
+        on(first).check_output(f"webstack cache failover {ONE}")
     for name in HOSTS:
         seconds_until(lambda name=name: master_of(ONE, name) == second, 10, f"{name} knows the master")
     docker("kill", *HOSTS)
@@ -536,7 +536,7 @@ def test_planned_hand_over_loses_nothing() -> None:
     for number in range(20):
         assert redis(leader, port[leader], "SET", f"key{number}", "kept") == "OK"
     start = time.monotonic()
-    assert "handed over" in on(leader).check_output(f"redis-shard failover {TWO}")
+    assert "handed over" in on(leader).check_output(f"webstack cache failover {TWO}")
     print(f"figure: planned hand-over: {time.monotonic() - start:.2f} s")
     assert role(heir, port[heir]) == "master"
     assert all(redis(heir, port[heir], "GET", f"key{number}") == "kept" for number in range(20))
@@ -559,7 +559,7 @@ def test_static_change_reaches_server_and_sentinel_without_loss() -> None:
     """On one host, which is made the master of a shard first: it hands over before it restarts."""
     name = "shard-redis1"
     if role(name, 6379) != "master":
-        on(other(ONE, name)).check_output(f"redis-shard failover {ONE}")
+        on(other(ONE, name)).check_output(f"webstack cache failover {ONE}")
         seconds_until(well, 40, "the shard after the hand-over")
     survivors(store=True)
     result = play("--limit", name, redis_shard_max_memory="80mb", redis_shard_down_after_milliseconds=1500)

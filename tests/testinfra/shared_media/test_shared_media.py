@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 import testinfra
 from containers import docker
+from documents import document
 from rerun import assert_refused, play, refusals
 
 SCENARIO = pathlib.Path(__file__).resolve().parents[3] / "molecule/shared_media"
@@ -41,7 +41,7 @@ def seconds_until(condition: Callable[[], bool], limit: float, what: str) -> flo
     while not condition():
         if time.monotonic() - start > limit:
             names = [name for pair in PAIRS.values() for name in pair]
-            journals = [on(name).run("journalctl --no-pager -n 40 -u 'shared-media-*'").stdout for name in names]
+            journals = [on(name).run("journalctl --no-pager -n 40 -u 'webstack-media-*'").stdout for name in names]
             pytest.fail(f"not within {limit} s: {what}\n" + "\n".join(journals))
         time.sleep(0.2)
     return time.monotonic() - start
@@ -50,8 +50,8 @@ def seconds_until(condition: Callable[[], bool], limit: float, what: str) -> flo
 def linked(pair: tuple[str, str]) -> bool:
     """Whether both Syncthings see each other; a pair that pulls has no link."""
     for name, peer in (pair, pair[::-1]):
-        result = on(name).run("shared-media-status shared-media-syncthing.service")
-        if result.rc != 0 or not json.loads(result.stdout)["hosts"].get(peer):
+        result = on(name).run("webstack media status webstack-media-syncthing.service")
+        if result.rc != 0 or not document(result.stdout)["hosts"].get(peer):
             return False
     return True
 
@@ -97,9 +97,9 @@ def both_sides_of_a_conflict_are_kept_by_syncthing() -> None:
     folder = f"conflict-{time.time_ns()}"
     first = upload(one, f"{folder}/page.bin")
     seconds_until(lambda: digest(two, f"{folder}/page.bin") == first, 15, "the file on both hosts")
-    on(two).check_output("systemctl stop shared-media-syncthing.service")
+    on(two).check_output("systemctl stop webstack-media-syncthing.service")
     sums = {upload(one, f"{folder}/page.bin"), upload(two, f"{folder}/page.bin")}
-    on(two).check_output("systemctl start shared-media-syncthing.service")
+    on(two).check_output("systemctl start webstack-media-syncthing.service")
 
     def both(name: str) -> bool:
         found = on(name).check_output(f"cd {MEDIA}/{folder} && sha256sum *")
@@ -114,15 +114,15 @@ def a_missing_disk_is_no_deletion() -> None:
     wanted = upload(one, "precious.bin")
     seconds_until(lambda: digest(two, "precious.bin") == wanted, 15, "the file on both hosts")
     host = on(two)
-    host.check_output(f"systemctl stop shared-media.target && mv {MEDIA} {MEDIA}.away")
-    host.check_output(f"install -d -o www-data -g www-data {MEDIA} && systemctl start shared-media.target")
+    host.check_output(f"systemctl stop webstack-media.target && mv {MEDIA} {MEDIA}.away")
+    host.check_output(f"install -d -o www-data -g www-data {MEDIA} && systemctl start webstack-media.target")
     time.sleep(4)
     assert digest(one, "precious.bin") == wanted
-    report = host.run("shared-media-status shared-media-syncthing.service")
+    report = host.run("webstack media status webstack-media-syncthing.service")
     assert report.rc == 1
     assert "marker" in report.stdout
-    host.check_output(f"systemctl stop shared-media.target && rmdir {MEDIA} && mv {MEDIA}.away {MEDIA}")
-    host.check_output("systemctl start shared-media.target")
+    host.check_output(f"systemctl stop webstack-media.target && rmdir {MEDIA} && mv {MEDIA}.away {MEDIA}")
+    host.check_output("systemctl start webstack-media.target")
     seconds_until(lambda: linked(PAIRS["syncthing"]), 30, "the mesh is linked")
     assert digest(one, "precious.bin") == digest(two, "precious.bin") == wanted
 
@@ -131,10 +131,10 @@ def rsync_never_deletes() -> None:
     one, two = PAIRS["rsync"]
     wanted = upload(one, "kept.bin")
     seconds_until(lambda: digest(two, "kept.bin") == wanted, 15, "the file on both hosts")
-    on(one).check_output(f"systemctl stop shared-media-pull.timer && rm {MEDIA}/kept.bin")
+    on(one).check_output(f"systemctl stop webstack-media-pull.timer && rm {MEDIA}/kept.bin")
     time.sleep(2.5)
     assert digest(two, "kept.bin") == wanted
-    on(one).check_output("systemctl start shared-media-pull.timer")
+    on(one).check_output("systemctl start webstack-media-pull.timer")
     seconds_until(lambda: digest(one, "kept.bin") == wanted, 15, "the file is fetched again")
 
 
@@ -182,14 +182,14 @@ def test_only_members_get_in() -> None:
     listing = on("media-pull2").run("RSYNC_PASSWORD=wrong timeout 5 rsync rsync://media@10.77.8.21/media/")
     assert "auth failed" in listing.stderr
     put = on("media-pull2").run(
-        "runuser -u www-data -- rsync --password-file=/etc/shared-media/rsync.password /etc/hostname rsync://media@10.77.8.21/media/"
+        "runuser -u www-data -- rsync --password-file=/etc/webstack/media/rsync.password /etc/hostname rsync://media@10.77.8.21/media/"
     )
     assert "read only" in put.stderr
     assert "4711" not in on("media-pull1").check_output("ps axww -o args")
     # Syncthing listens on its own address, and its interface on no port at all.
     listening = on("media-mesh1").check_output("ss -Hltunp")
     assert [line.split()[4] for line in listening.splitlines() if "syncthing" in line] == ["10.77.8.11:22000"]
-    socket = on("media-mesh1").file("/run/shared-media/syncthing.sock")
+    socket = on("media-mesh1").file("/run/webstack/media/syncthing.sock")
     assert (socket.user, socket.mode) == ("www-data", 0o600)
 
 
@@ -219,30 +219,30 @@ def test_the_engine_can_be_changed() -> None:
     result = play("shared_media", "--limit", "pull", "-e", "shared_media_engine=syncthing")
     assert result.returncode == 0, result.stdout
     for name in (one, two):
-        assert not on(name).service("shared-media-rsyncd.service").is_running
-        assert not on(name).service("shared-media-pull.timer").is_running
-        assert on(name).service("shared-media-syncthing.service").is_running
+        assert not on(name).service("webstack-media-rsyncd.service").is_running
+        assert not on(name).service("webstack-media-pull.timer").is_running
+        assert on(name).service("webstack-media-syncthing.service").is_running
     after = upload(two, "after.bin")
     seconds_until(lambda: digest(one, "after.bin") == after, 30, "the new file by the new engine")
     assert digest(one, "before.bin") == before
 
     result = play("shared_media", "--limit", one, "-e", "shared_media_engine=none")
     assert result.returncode == 0, result.stdout
-    assert not on(one).service("shared-media-syncthing.service").is_running
+    assert not on(one).service("webstack-media-syncthing.service").is_running
     assert digest(one, "after.bin") == after
 
     result = play("shared_media", "--limit", "pull")
     assert result.returncode == 0, result.stdout
     for name in (one, two):
-        assert on(name).service("shared-media-pull.timer").is_running
-        assert not on(name).service("shared-media-syncthing.service").is_running
+        assert on(name).service("webstack-media-pull.timer").is_running
+        assert not on(name).service("webstack-media-syncthing.service").is_running
     again = upload(one, "again.bin")
     seconds_until(lambda: digest(two, "again.bin") == again, 15, "the new file by the first engine")
 
 
 # What root owns and the account of the uploads must not get.
 VICTIM = "/root/victim"
-STATE = "/var/lib/shared-media"
+STATE = "/var/lib/webstack/media"
 
 
 def as_account(name: str, script: str) -> None:
@@ -294,12 +294,12 @@ def test_links_in_the_state_directory_give_the_account_nothing(victim: str) -> N
     assert result.returncode == 0, result.stdout
     # Nor does it read root's files: systemd opens an environment file as root.
     as_account("media-mesh1", f"ln -sf {victim}/secret.env {home}/api.env")
-    host.check_output("systemctl restart shared-media-syncthing.service")
-    pid = host.check_output("systemctl show -p MainPID --value shared-media-syncthing.service")
+    host.check_output("systemctl restart webstack-media-syncthing.service")
+    pid = host.check_output("systemctl show -p MainPID --value webstack-media-syncthing.service")
     assert "STOLEN" not in host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ")
     untouched("media-mesh1")
     as_account("media-mesh1", f"cd {home}; rm -f api.env .api.env.new")
-    host.check_output("systemctl restart shared-media-syncthing.service")
+    host.check_output("systemctl restart webstack-media-syncthing.service")
 
 
 def test_a_link_in_place_of_the_directory_of_the_uploads_is_refused_by_name(

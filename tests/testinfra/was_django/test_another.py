@@ -105,10 +105,10 @@ def test_a_view_that_raises_leaves_no_row_and_a_traceback() -> None:
 
 @pytest.mark.usefixtures("shelf")
 def test_a_module_with_debug_on_never_goes_live() -> None:
-    before = on(NAME, "webstack-release", "shelf", "status")
+    before = on(NAME, "webstack", "app", "shelf", "status")
     code, text = deploy(was_django_settings_module="shelf.development")
     assert code != 0
     assert "shelf.development: DEBUG is True" in text
-    after = on(NAME, "webstack-release", "shelf", "status")
+    after = on(NAME, "webstack", "app", "shelf", "status")
     assert json.loads(after)["running"] == json.loads(before)["running"]
     assert ask("/up").startswith("HTTP/1.1 200")

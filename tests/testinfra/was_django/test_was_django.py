@@ -18,6 +18,7 @@ from typing import Any
 
 import containers
 import pytest
+from documents import document
 from rerun import refusals
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -80,7 +81,7 @@ def statement(sql: str) -> str:
 
 
 def status(name: str) -> Answer:
-    found: Answer = json.loads(on(name, "webstack-release", "board", "status"))
+    found: Answer = document(on(name, "webstack", "app", "board", "status", "--json"))
     return found
 
 
@@ -225,10 +226,10 @@ def test_a_link_that_the_application_plants_in_a_release_is_refused_by_name() ->
     on(name, "sh", "-ec", "echo 4711 > /root/v/secret; chmod 0711 /root; chmod 0600 /root/v/secret")
     try:
         on(name, "runuser", "-u", "www-data", "--", "ln", "-s", "/root/v/secret", f"{release}/static/planted.css")
-        said = on(name, "webstack-release", "board", "finish", "planted", good=False)
+        said = on(name, "webstack", "app", "board", "finish", "planted", good=False)
         assert f"{release}/static/planted.css is a link" in said
         assert on(name, "stat", "-c", "%U %a %h", "/root/v/secret") == "root 600 1\n"
-        assert "planted" not in json.loads(on(name, "webstack-release", "board", "status"))["releases"]
+        assert "planted" not in json.loads(on(name, "webstack", "app", "board", "status"))["releases"]
         # Nor does it hold the lock of the deployments, or lead it elsewhere.
         assert on(name, "stat", "-c", "%U %a", "/etc/webstack/board/lock") == "root 600\n"
     finally:
@@ -382,7 +383,7 @@ def roll(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roll]:
         code, text = play(was_django_source={"path": str(source)}, ansible_python_interpreter=python)
     yield Roll(source, old, status("django-was1")["current"], style, code, text, loop.results)
     for name in SERVERS:
-        on(name, "webstack-release", "board", "activate", old)
+        on(name, "webstack", "app", "board", "activate", old)
 
 
 def test_nobodys_umask_gets_into_a_release(roll: Roll) -> None:
@@ -412,7 +413,7 @@ def test_a_new_release_costs_no_request_and_the_old_one_comes_back(roll: Roll) -
 
     with Loop() as loop:
         for name in SERVERS:
-            on(name, "webstack-release", "board", "activate", old)
+            on(name, "webstack", "app", "board", "activate", old)
             assert status(name)["running"] == old
 
     results = roll.results + loop.results
@@ -424,14 +425,14 @@ def test_a_new_release_costs_no_request_and_the_old_one_comes_back(roll: Roll) -
 def test_a_build_that_was_cut_off_is_made_anew(roll: Roll) -> None:
     """Half a program, a folder closed to the application, no mark."""
     name, half = "django-was1", f"/srv/webstack/board/releases/{roll.new}"
-    on(name, "webstack-release", "board", "activate", roll.old)
+    on(name, "webstack", "app", "board", "activate", roll.old)
     ruin = "rm .finished; chmod 700 src; for file in venv/lib/python3*/site-packages/django/shortcuts.py"
     on(name, "sh", "-c", f"cd {half}; {ruin}; do : > $file; done")
     code, text = play("--limit=django-was1", was_django_source={"path": str(roll.source)})
     assert code == 0, text
     assert status(name)["running"] == roll.new
     assert get(ONE, "/")["status"] == 200
-    on(name, "webstack-release", "board", "activate", roll.old)
+    on(name, "webstack", "app", "board", "activate", roll.old)
 
 
 # It loads everywhere but in Apache, so that only the very last check finds out.
@@ -507,9 +508,9 @@ def test_a_run_that_was_cut_off_is_caught_up_with() -> None:
     """Settings that were written but never loaded are loaded by the next run, which changes no file."""
     on("django-was1", "touch", "/etc/webstack/board/environment")
     assert status("django-was1")["stale"]
-    assert on("django-was1", "webstack-release", "board", "activate").startswith("replaced 2 processes")
+    assert on("django-was1", "webstack", "app", "board", "activate").startswith("replaced 2 processes")
     assert not status("django-was1")["stale"]
-    assert on("django-was1", "webstack-release", "board", "activate") == ""
+    assert on("django-was1", "webstack", "app", "board", "activate") == ""
 
 
 def test_nothing_is_left_to_change_and_few_releases_are_kept() -> None:

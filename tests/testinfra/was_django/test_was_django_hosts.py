@@ -52,7 +52,7 @@ def wait_for_health(name: str, seconds: float = 15) -> float:
 def slow_page() -> Iterator[None]:
     """A page on the first server that takes longer than Apache would wait by itself."""
     file = "/srv/webstack/board/current/src/demo_site/urls.py"
-    load = "touch /etc/webstack/board/environment && webstack-release board activate"
+    load = "touch /etc/webstack/board/environment && webstack app board activate"
     on("django-was1", "sh", "-c", f"cp -p {file} /root/urls.py\ncat >> {file} <<'END'\n{SLOW}END\n{load}")
     yield
     on("django-was1", "sh", "-c", f"cp -p /root/urls.py {file} && {load}")
@@ -74,7 +74,7 @@ def test_a_restart_lets_requests_end() -> None:
         on("django-was1", "touch", "/etc/apache2/sites-available/board.conf")
         assert status("django-was1")["stale"]
         time.sleep(1)
-        assert on("django-was1", "webstack-release", "board", "activate") == "restarted\n"
+        assert on("django-was1", "webstack", "app", "board", "activate") == "restarted\n"
         answer = slow.communicate()[0]
     assert " 200 " in answer
     assert "slow and whole" in answer
@@ -116,7 +116,7 @@ def test_an_apache_that_died_comes_back(name: str) -> None:
     assert main_process(name) not in (0, old)
     assert not orphans & processes(name), "what the dead one left must not go on serving"
     assert not status(name)["stale"]
-    assert on(name, "webstack-release", "board", "activate") == ""
+    assert on(name, "webstack", "app", "board", "activate") == ""
 
 
 def test_an_apache_that_systemd_lost_is_started_anew() -> None:
@@ -128,7 +128,7 @@ def test_an_apache_that_systemd_lost_is_started_anew() -> None:
     assert main_process(name) == 0
     assert status(name)["stale"]
     on(name, "rm", dropin)
-    assert on(name, "webstack-release", "board", "activate") == "restarted\n"
+    assert on(name, "webstack", "app", "board", "activate") == "restarted\n"
     assert main_process(name) != 0
     assert not status(name)["stale"]
 
@@ -141,7 +141,7 @@ def no_other_application() -> Iterator[None]:
     yield
     for path in ("/etc/apache2/sites-enabled/other.conf", "/etc/webstack/other", "/srv/webstack/other"):
         on("django-was1", "rm", "-rf", path)
-    on("django-was1", "webstack-release", "board", "activate")
+    on("django-was1", "webstack", "app", "board", "activate")
     assert ask("django-was1", "127.0.0.1:8001/-/health") == ""
 
 
@@ -168,7 +168,7 @@ def test_a_release_that_does_not_load_gets_no_request() -> None:
     on(name, "sh", "-c", f"echo 'raise RuntimeError(\"no such setting\")' > {bad}/src/demo_site/wsgi.py")
     kept = processes(name)
     try:
-        said = on(name, "webstack-release", "board", "activate", "bad", good=False)
+        said = on(name, "webstack", "app", "board", "activate", "bad", good=False)
         assert "release bad does not load: RuntimeError: no such setting" in said
         assert (status(name)["current"], processes(name)) == (current, kept)
     finally:

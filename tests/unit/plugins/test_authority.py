@@ -14,11 +14,12 @@ import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible.parsing.dataloader import DataLoader
-from ansible_collections.webstack.ha.plugins.action import authority as action
 from ansible_collections.webstack.ha.plugins.action import certificate, preflight
+from ansible_collections.webstack.ha.plugins.action import host_info as action
 from ansible_collections.webstack.ha.plugins.module_utils import _authority, _pki, _pki_store
 from ansible_collections.webstack.ha.plugins.module_utils._authority import Carried, Directory, Store
 from ansible_collections.webstack.ha.plugins.module_utils._site_checks import Problem
+from rendering import render
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 OURS, THEIRS, THIRD = "a" * 16, "b" * 16, "c" * 16
@@ -193,7 +194,7 @@ def test_looking_at_nothing_makes_nothing(tmp_path: pathlib.Path) -> None:
 
 
 def module() -> Any:
-    spec = importlib.util.spec_from_file_location("authority_module", ROOT / "plugins/modules/authority.py")
+    spec = importlib.util.spec_from_file_location("host_info_module", ROOT / "plugins/modules/host_info.py")
     assert spec is not None and spec.loader is not None
     loaded = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loaded)
@@ -214,11 +215,60 @@ def test_a_host_reads_certificates_and_nothing_else(tmp_path: pathlib.Path) -> N
         assert (text, bool(reason)) == ("", True), name
 
 
+def test_a_host_says_which_system_it_runs(tmp_path: pathlib.Path) -> None:
+    system = module().system
+    (tmp_path / "etc").mkdir()
+    release = tmp_path / "etc/os-release"
+    release.write_text('PRETTY_NAME="Debian 13"\nNAME="Debian GNU/Linux"\nVERSION_ID="13"\nID=debian\n')
+    (tmp_path / "etc/debian_version").write_text("13.2\n")
+    words = ("ansible_distribution", "ansible_distribution_version", "ansible_distribution_major_version")
+    assert [system(str(tmp_path))[word] for word in words] == ["Debian", "13.2", "13"]
+    assert system()["ansible_effective_user_id"] == os.geteuid()
+    release.write_text('NAME="Ubuntu"\nVERSION_ID="24.04"\nID=ubuntu\nID_LIKE=debian\n')
+    assert [system(str(tmp_path))[word] for word in words] == ["Ubuntu", "24.04", "24"]
+    release.unlink()
+    assert [system(str(tmp_path))[word] for word in words] == ["an unknown system", "", ""]
+
+
+def test_a_host_names_the_packages_that_are_installed(tmp_path: pathlib.Path) -> None:
+    dpkg = tmp_path / "dpkg-query"
+    lines = ("installed nginx", "config-files apache2", "installed curl", "installed nginx")
+    dpkg.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+    dpkg.chmod(0o755)
+    assert module().installed(str(dpkg)) == "curl nginx"
+    assert module().installed(str(tmp_path / "none")) == ""
+
+
+def test_a_dpkg_that_hangs_says_nothing(tmp_path: pathlib.Path) -> None:
+    dpkg = tmp_path / "dpkg-query"
+    dpkg.write_text("#!/bin/sh\nexec sleep 60\n")
+    dpkg.chmod(0o755)
+    there = module()
+    there.SECONDS = 0.2
+    assert there.installed(str(dpkg)) == ""
+
+
+def test_a_host_tells_its_ring_without_secrets(tmp_path: pathlib.Path) -> None:
+    ring, path = module().ring, tmp_path / "cache.json"
+    assert ring(str(path)) == {}
+    path.write_text('{"fingerprint": "a1", "shards": {}, "username": "u", "password": "p", "tls": {"ca": "/x"}}')
+    assert ring(str(path)) == {"fingerprint": "a1", "shards": {}}
+    path.write_text('{"engine": "single", "password": "p"}')
+    assert ring(str(path)) == {}
+    # No answer is no empty one.
+    for text in ("{", "[]"):
+        path.write_text(text)
+        assert ring(str(path)) is None
+    path.unlink()
+    path.mkdir()
+    assert ring(str(path)) is None
+
+
 class Action(action.ActionModule):
     """The action without a task executor around it; the host answers what it is given."""
 
-    def __init__(self, args: dict[str, Any], answer: dict[str, Any]) -> None:
-        self._task = SimpleNamespace(args=args, check_mode=True, async_val=0)
+    def __init__(self, args: dict[str, Any], answer: dict[str, Any], delegate_to: str | None = None) -> None:
+        self._task = SimpleNamespace(args=args, check_mode=True, async_val=0, delegate_to=delegate_to)
         self._templar = SimpleNamespace(template=lambda value: value)
         self._answer = answer
 
@@ -243,14 +293,23 @@ VARIABLES = {
 def test_the_answer_of_a_host() -> None:
     authority = _pki.issue_ca(_pki.now())
     texts = {"/etc/mysql/webstack/ca.pem": authority.certificate_pem, "/etc/webstack/ca.pem": "rubbish"}
-    answer = {"texts": texts, "unreadable": {"/etc/redis/tls/ca.pem": "is a link"}}
+    answer = {"texts": texts, "unreadable": {"/etc/redis/tls/ca.pem": "is a link"}, "installed": "nginx", "ring": {}}
     result = Action({"role": "mysql_replication"}, answer).run(task_vars=VARIABLES)
     (one,) = result["carried"]
     assert (one["role"], one["authority"]) == ("mysql_replication", _pki.identity(authority.certificate))
     assert set(result["unreadable"]) == {"/etc/redis/tls/ca.pem", "/etc/webstack/ca.pem"}
     assert result["directory"] == "/srv/pki"
+    assert (result["installed"], result["ring"]) == ("nginx", {})
+    assert "texts" not in result
     assert result["others"] == ["lb1", "db2", "later"]
     assert not result["changed"]
+
+
+@pytest.mark.usefixtures("_no_base_class")
+def test_the_facts_of_another_host_are_not_those_of_the_host_that_asks() -> None:
+    answer = {"texts": {}, "unreadable": {}, "ansible_facts": {"ansible_distribution_major_version": "12"}}
+    assert Action({}, answer).run(task_vars=VARIABLES)["ansible_facts"] == answer["ansible_facts"]
+    assert "ansible_facts" not in Action({}, answer, delegate_to="db2").run(task_vars=VARIABLES)
 
 
 @pytest.mark.usefixtures("_no_base_class")
@@ -340,6 +399,33 @@ def test_every_role_with_a_directory_is_known_and_has_the_same_default() -> None
     assert {role for family in _authority.TOGETHER for role in family} == set(found)
 
 
+MADE = {"certificate": "", "private_key": "", "ca": ""}
+ONE_SERVER: dict[str, Any] = {"name": "host1", "address": "192.0.2.1", "port": 1}
+#: Inputs of roles whose list of files is made in Python, which lead to all that is looked for.
+DERIVED: dict[str, list[dict[str, Any]]] = {
+    "lb_nginx": [
+        {
+            "__lb_nginx_certificate": MADE,
+            "__lb_nginx_channel": MADE,
+            "__lb_nginx_generation": "",
+            "lb_nginx_backends": [],
+            "lb_nginx_tls_mode": mode,
+        }
+        for mode in ("self_signed", "acme")
+    ],
+    "redis_shard": [
+        {
+            "__redis_shard_certificate": MADE,
+            "redis_shard_node_name": "host1",
+            "redis_shard_sentinels": [],
+            "redis_shard_server": server,
+            "redis_shard_shards": [{"name": "a", "nodes": [ONE_SERVER]}],
+        }
+        for server in ("redis", "valkey")
+    ],
+}
+
+
 @pytest.mark.parametrize("role", _authority.FILES)
 def test_roles_write_the_files_that_are_looked_for(role: str) -> None:
     files = [ROOT / "roles" / role / "vars/main.yml", ROOT / "roles" / role / "tasks/configure.yml"]
@@ -350,6 +436,8 @@ def test_roles_write_the_files_that_are_looked_for(role: str) -> None:
         text = text.replace("{{ " + name + " }}", value).replace(f"{name} ~ '", f"'{value}")
     text = text.replace("'/etc/nginx/webstack/%s.crt'", "/etc/nginx/webstack/site.crt")
     text += text.replace("{{ redis_shard_server }}", "valkey") + text.replace("{{ redis_shard_server }}", "redis")
+    for inputs in DERIVED.get(role, []):
+        text += "".join(f"{file['dest']}\n" for file in render(role, f"__{role}_files", inputs))
     for path in _authority.FILES[role]:
         assert path in text, path
 

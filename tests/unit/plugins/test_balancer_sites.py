@@ -6,8 +6,6 @@ import re
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
-from ansible_collections.webstack.ha.plugins.filter.balancer import longer_than, longest_wait
 from ansible_collections.webstack.ha.plugins.module_utils import _balancer_sites
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,16 +117,6 @@ def test_certificates_are_looked_at() -> None:
     assert "lb_nginx_tls_" in problem
 
 
-def test_files_take_a_name_each() -> None:
-    assert _balancer_sites.named_files(["a", "b"], ["1\n", "2"], "/x/%s.key", mode="0600") == [
-        {"dest": "/x/a.key", "content": "1\n", "mode": "0600"},
-        {"dest": "/x/b.key", "content": "2\n", "mode": "0600"},
-    ]
-    assert _balancer_sites.named_files(["a"], ["p.html"], "/x/%s.html", key="src") == [
-        {"dest": "/x/a.html", "src": "p.html"}
-    ]
-
-
 @pytest.mark.parametrize(
     "value", ['geolocation=(self "https://a.example")', "script-src 'nonce-a'; report-uri /r", "a\tb", "", "0"]
 )
@@ -151,55 +139,13 @@ SIZES = st.integers(1, 10**12)
 @given(SIZES, st.sampled_from(["", "k", "M", "g"]), st.integers(0, 10**21))
 def test_a_size_pattern_matches_what_is_larger(size: int, unit: str, number: int) -> None:
     limit = size * {"": 1, "k": 1 << 10, "M": 1 << 20, "g": 1 << 30}[unit]
-    pattern = re.compile(longer_than(f"{size}{unit}"))
+    pattern = re.compile(_balancer_sites.longer_than(f"{size}{unit}"))
     for candidate in (number, limit - 1, limit, limit + 1, limit * 10, limit // 10):
         assert bool(pattern.search(str(candidate))) == (candidate > limit)
 
 
 def test_a_size_of_nothing_is_no_limit_and_no_size_is_refused() -> None:
-    assert not re.search(longer_than(0), "1000000000000")
+    assert not re.search(_balancer_sites.longer_than(0), "1000000000000")
     for size in ("32 MB", "-1", "", "1t"):
-        with pytest.raises(AnsibleFilterError, match="is no size in nginx's notation"):
-            longer_than(size)
-
-
-HOSTS: dict[str, dict[str, Any]] = {
-    "silent": {},
-    "said": {"lb_nginx_backend_read_timeout_seconds": "30"},
-    "paths": {
-        "lb_nginx_locations": [
-            {"path": "/ws/", "websocket": True, "read_timeout_seconds": 3600},
-            {"path": "/export/", "read_timeout_seconds": 600},
-            {"path": "/a/"},
-        ]
-    },
-    "sites": {
-        "lb_nginx_backend_read_timeout_seconds": 20,
-        "lb_nginx_sites": [
-            {"name": "one", "server_names": ["one"], "locations": [{"path": "/x/", "read_timeout_seconds": 90}]},
-            {"name": "two", "server_names": ["two"], "backend_read_timeout_seconds": 45},
-            {"name": "other", "backend_read_timeout_seconds": 900, "backends": [{"name": "a", "port": 9000}]},
-        ],
-    },
-}
-
-
-@pytest.mark.parametrize(
-    ("hosts", "default", "longest"),
-    [
-        ([], 60, 60),
-        (["silent"], 60, 60),
-        (["silent"], 0, 0),
-        (["said"], 60, 30),
-        (["said", "silent"], 60, 60),
-        (["paths"], 60, 600),
-        (["sites"], 60, 90),
-    ],
-)
-def test_the_longest_wait_of_the_balancers(hosts: list[str], default: int, longest: int) -> None:
-    assert longest_wait(hosts, HOSTS, 8000, default) == longest
-
-
-def test_a_wait_that_is_no_number_names_the_host() -> None:
-    with pytest.raises(AnsibleFilterError, match="read timeouts of lb1 cannot be read"):
-        longest_wait(["lb1"], {"lb1": {"lb_nginx_backend_read_timeout_seconds": "soon"}}, 8000)
+        with pytest.raises(ValueError, match="is no size in nginx's notation"):
+            _balancer_sites.longer_than(size)

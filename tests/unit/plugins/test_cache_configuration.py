@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.webstack.ha.plugins.filter.cache_configuration import FilterModule
-from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import Ring
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.ring import Ring
 
 cache_configuration = FilterModule().filters()["cache_configuration"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 
 import pytest
-from ansible_collections.webstack.ha.plugins.module_utils._certificate_problem import (
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.certificate import (
     problem,
 )
 from cryptography import x509

@@ -466,6 +466,22 @@ def test_a_refused_set_puts_everything_back(tmp_path: Path) -> None:
     assert not list(tmp_path.rglob(".webstack*"))
 
 
+def test_a_validator_that_hangs_is_ended_and_everything_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = site(tmp_path)
+    before = snapshot(tmp_path)
+    monkeypatch.setattr(files, "CHECK_SECONDS", 0.3)
+    # What it has started hangs with it.
+    mark = tmp_path.with_suffix(".pid")
+    result = files.apply({**wanted, "validate": ["sh", "-c", f"sleep 60 & echo $! > {mark}; wait"]})
+    assert result["failed"] and result["rc"] == 124
+    assert "validation of the files in place did not end within 0.3 s" in result["msg"]
+    assert snapshot(tmp_path) == before
+    state = Path(f"/proc/{mark.read_text().strip()}/stat")
+    assert not state.exists() or state.read_text().split(") ")[1][0] == "Z"
+
+
 def test_a_missing_validator_puts_everything_back(tmp_path: Path) -> None:
     wanted = site(tmp_path)
     before = snapshot(tmp_path)
@@ -603,6 +619,98 @@ def test_a_check_cannot_quote_a_secret(tmp_path: Path) -> None:
     assert "unknown variable" in result["stderr"]
 
 
+# --- what is left to do ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        ("nginx.service", "settled: expected a dictionary, got str"),
+        ({"unit": []}, "settled: unknown key unit; known are commands, units"),
+        ({"units": {"name": "a.service"}}, "settled.units: expected a list, got dict"),
+        ({"units": ["a.service"]}, r"settled.units\[0\]: expected a dictionary, got str"),
+        ({"units": [{"name": "nginx"}]}, r"settled.units\[0\]: name must be a unit with its ending"),
+        ({"units": [{"name": "--all.service"}]}, "name must be a unit"),
+        ({"units": [{"name": "a.service", "state": "started"}]}, "unknown key state; known are enabled, name, running"),
+        ({"units": [{"name": "a.service", "running": "maybe"}]}, "running: expected true or false"),
+        ({"commands": "true"}, "settled.commands: expected a list, got str"),
+        ({"commands": [""]}, r"settled.commands\[0\]: the command is empty"),
+    ],
+)
+def test_a_question_that_means_nothing_is_refused(raw: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        _files.settled(raw)
+
+
+@pytest.fixture
+def units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return where it is written what systemctl says of each unit: ActiveState, UnitFileState."""
+    (tmp_path / "units").mkdir()
+    (tmp_path / "bin").mkdir()
+    said = tmp_path / "bin/systemctl"
+    said.write_text(
+        "#!/bin/sh\n"
+        'shift 3; first=1; for unit in "$@"; do [ $first ] || echo; first=; '
+        f"read -r active enabled < {tmp_path}/units/$unit || exit 1\n"
+        "echo ActiveState=$active; echo UnitFileState=$enabled; done\n"
+    )
+    said.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    return tmp_path / "units"
+
+
+def left(**wanted: Any) -> list[str]:
+    return files.unsettled(_files.settled(wanted))
+
+
+def test_states_of_units_are_compared_in_one_question(units: Path) -> None:
+    for name, states in {"a": "active enabled", "b": "inactive disabled", "c": "active static"}.items():
+        (units / f"{name}.service").write_text(f"{states}\n")
+    good = [
+        {"name": "a.service", "enabled": True, "running": True},
+        {"name": "b.service", "enabled": False, "running": False},
+        {"name": "c.service", "running": True},
+    ]
+    assert left(units=good) == []
+    bad = [{"name": "a.service", "running": False, "enabled": False}, {"name": "b.service", "running": True}]
+    assert left(units=bad) == ["a.service is active", "a.service is enabled", "b.service is inactive"]
+    # Neither the one nor the other: whoever sets it looks.
+    assert left(units=[{"name": "c.service", "enabled": True}]) == ["c.service is static"]
+    assert left(units=[{"name": "c.service", "enabled": False}]) == ["c.service is static"]
+
+
+def test_no_answer_of_systemd_is_no_good_one(units: Path) -> None:
+    assert left(units=[{"name": "gone.service", "running": True}]) != []
+
+
+def test_commands_are_asked_until_one_fails(units: Path, tmp_path: Path) -> None:
+    (units / "a.service").write_text("failed enabled\n")
+    good, bad = ["true"], ["sh", "-c", "echo hunter2; exit 3"]
+    assert left(commands=[good, good]) == []
+    assert left(commands=[good, bad, ["touch", f"{tmp_path}/asked"]]) == ["sh ends with exit code 3"]
+    assert left(commands=["/no/such/program"]) == ["/no/such/program: No such file or directory"]
+    # What is left is known already.
+    unit = {"name": "a.service", "running": True}
+    assert left(units=[unit], commands=[["touch", f"{tmp_path}/asked"]]) == ["a.service is failed"]
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_what_is_left_is_asked_only_when_no_file_changes(tmp_path: Path, check: bool) -> None:
+    asked = tmp_path / "asked"
+    wanted = {"settled": _files.settled({"commands": [["touch", str(asked)]]})}
+    entry = {"dest": str(tmp_path / "a"), "content": "x"}
+    first = files.deliver(request(entry, **wanted), check)
+    assert (first["settled"], first["unsettled"]) == (False, ["files changed"])
+    assert not asked.exists()
+    (tmp_path / "a").write_text("x")
+    (tmp_path / "a").chmod(0o644)
+    second = files.deliver(request(entry, **wanted), check)
+    assert (second["settled"], second["unsettled"], second["changed"]) == (True, [], False)
+    assert asked.exists()
+    assert "settled" not in files.deliver(request(entry), check)
+
+
 # --- the whole way through ansible-playbook ----------------------------------------------------------------------
 
 
@@ -683,9 +791,43 @@ def test_errors_of_a_play_name_what_is_wrong(tmp_path: Path) -> None:
         "webstack.ha.files: files is required": {"name": "f", "webstack.ha.files": {"validate": "true"}},
     }
     tasks = [one | {"ignore_errors": True} for one in cases.values()]
-    code, text = play(tmp_path, [*tasks, task("nothing to do is fine", "{{ [] }}")])
+    asks = task("no file, and a question", [], settled={"commands": ["false"]})
+    asks |= {"register": "asked", "failed_when": "asked.settled or asked.changed"}
+    code, text = play(tmp_path, [*tasks, task("nothing to do is fine", "{{ [] }}"), asks])
     flat = " ".join(text.split())
     assert code == 0, text
-    assert "ok=7 " in text and "ignored=6" in text
+    assert "ok=8 " in text and "ignored=6" in text
     for message in cases:
         assert message in flat
+
+
+@pytest.mark.parametrize(
+    ("state", "calls"),
+    [("ActiveState=active\nUnitFileState=enabled\n", 1), ("ActiveState=inactive\nUnitFileState=enabled\n", 2)],
+)
+def test_a_unit_that_has_to_run_is_started(monkeypatch: pytest.MonkeyPatch, state: str, calls: int) -> None:
+    asked: list[list[str]] = []
+
+    def run(words: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.append(words)
+        return subprocess.CompletedProcess(words, 0, state, "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    answer = files.deliver({"files": [], "running": ["cron.service"]})
+    assert len(asked) == calls
+    assert answer["changed"] is (calls == 2)
+    assert answer["changed_files"] == (["cron.service"] if calls == 2 else [])
+    checked = files.deliver({"files": [], "running": ["cron.service"]}, check=True)
+    assert checked["changed"] is (calls == 2)
+    assert [words[1] for words in asked].count("enable") == calls - 1, "check mode starts nothing"
+
+
+def test_a_unit_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(words: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(words, 1, "", "Unit cron.service not found.\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    answer = files.deliver({"files": [], "running": ["cron.service"]})
+    assert answer["failed"] is True
+    assert "cron.service" in answer["msg"]
+    assert "not found" in answer["msg"]

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.webstack.ha.plugins.filter.ring import FilterModule
-from ansible_collections.webstack.ha.plugins.module_utils import hash_ring
-from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import Ring, moved
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure import ring as hash_ring
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.ring import Ring, moved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -249,7 +249,7 @@ def test_load_is_even(count: int, points: int, bound: float) -> None:
 
 def test_the_same_in_every_process() -> None:
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import hash_ring as h;"
+        "import sys; sys.path.insert(0, sys.argv[1]); import ring as h;"
         "r = h.Ring({'s1': 1, 's2': 3}); print(r.fingerprint, *(r.locate(str(n)) for n in range(200)))"
     )
     directory = str(Path(hash_ring.__file__).parent)
@@ -267,7 +267,7 @@ def test_the_same_in_every_process() -> None:
 
 def test_without_the_built_in_md5() -> None:
     script = (
-        "import sys; sys.modules['_md5'] = None; sys.path.insert(0, sys.argv[1]); import hash_ring as h;"
+        "import sys; sys.modules['_md5'] = None; sys.path.insert(0, sys.argv[1]); import ring as h;"
         "print(h.Ring({'s1': 1, 's2': 3}).fingerprint)"
     )
     output = subprocess.run(

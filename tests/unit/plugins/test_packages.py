@@ -37,6 +37,15 @@ def test_dpkg_that_fails_is_no_answer(tmp_path: Path) -> None:
         module.missing(["nginx"], fake_dpkg(tmp_path, "", 2))
 
 
+def test_dpkg_that_hangs_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "dpkg-query"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(module, "SECONDS", 0.3)
+    with pytest.raises(RuntimeError, match=r"dpkg-query did not end within 0\.3 s"):
+        module.missing(["nginx"], str(program))
+
+
 def test_no_names_need_no_look() -> None:
     assert module.missing([], "/no/such/program") == []
 
@@ -54,8 +63,8 @@ def test_names_are_kept_in_order_and_once() -> None:
 class Recorder(action.ActionModule):
     """The action with a host that answers from a list."""
 
-    def __init__(self, args: dict[str, Any], answers: list[dict[str, Any]], **flags: bool) -> None:
-        flags = {"check_mode": False, "diff": False, **flags}
+    def __init__(self, args: dict[str, Any], answers: list[dict[str, Any]], **flags: Any) -> None:
+        flags = {"check_mode": False, "diff": False, "delegate_to": None, **flags}
         self._task = SimpleNamespace(args=args, async_val=0, **flags)
         self.answers = answers
         self.calls: list[tuple[str, dict[str, Any]]] = []
@@ -127,3 +136,30 @@ def test_a_host_that_fails_to_answer_fails_the_task() -> None:
 def test_bad_arguments_are_refused(args: dict[str, Any]) -> None:
     with pytest.raises(AnsibleActionFail, match=r"webstack\.ha\.packages: (unknown option state|name: )"):
         Recorder(args, []).run(task_vars={})
+
+
+TOLD = {"__webstack_look": {"installed": "curl nginx nginx-common"}}
+
+
+def test_a_host_that_told_its_packages_is_not_asked_again() -> None:
+    told = Recorder({"name": ["nginx", "curl"]}, [])
+    assert told.run(task_vars=TOLD) == {"changed": False, "missing": []}
+    assert told.asked == []
+
+
+@pytest.mark.parametrize(
+    ("names", "look", "flags"),
+    [
+        (["nginx", "haproxy"], TOLD, {}),
+        (["nginx:amd64"], TOLD, {}),
+        (["nginx"], {"__webstack_look": {"installed": ""}}, {}),
+        (["nginx"], {"__webstack_look": {"skipped": True}}, {}),
+        (["nginx"], {}, {}),
+        # What this host said, another one did not.
+        (["nginx"], TOLD, {"delegate_to": "other"}),
+    ],
+)
+def test_what_a_host_did_not_tell_it_is_asked(names: list[str], look: dict[str, Any], flags: dict[str, Any]) -> None:
+    asked = Recorder({"name": names}, [{"missing": []}], **flags)
+    assert asked.run(task_vars=look) == {"missing": []}
+    assert asked.asked == ["webstack.ha.packages"]

@@ -92,12 +92,21 @@ def test_an_empty_group_is_refused_by_name(group: str) -> None:
         ("db", ["a", "b", "c"], "exactly 2 are needed"),
         ("sentinel", ["a", "b"], "at least 3 are needed"),
         ("sentinel", ["a", "b", "c", "d"], "an odd number is needed"),
+        ("quorum", ["a", "b"], "at least 3 are needed"),
+        ("quorum", ["a", "b", "c", "d"], "an odd number is needed"),
+        ("quorum", ["db1", "was1", "db2"], "has 2 database hosts (db1, db2): at most one may be a member"),
     ],
 )
 def test_a_group_of_the_wrong_size_is_refused(group: str, hosts: list[str], words: str) -> None:
     (problem,) = checks.check_groups(SITE, {**GROUPS, group: hosts}, allow_single=False)
     assert problem.variable == f"group {group}"
     assert words in problem.message
+
+
+def test_what_would_be_refused_all_the_same_is_not_proposed() -> None:
+    for hosts, proposed in ((["a"], True), (["a", "b"], False)):
+        (problem,) = checks.check_groups(SITE, {**GROUPS, "quorum": hosts}, allow_single=False)
+        assert ("webstack_allow_single" in problem.message) == proposed
 
 
 def test_a_small_site_can_be_allowed() -> None:
@@ -132,7 +141,7 @@ def test_a_secret_is_asked_for_where_it_is_used_only() -> None:
         del own["webstack_cache_password"]
     problems = everything(values)
     assert [p.host for p in problems] == ["was1", "was2", "redis1", "redis2", "redis3"]
-    assert {p.message for p in problems} == {"is not set; playbooks/secrets.yml writes the missing secrets"}
+    assert {p.message for p in problems} == {"is not set; the playbook webstack.ha.secrets writes the missing secrets"}
 
 
 def test_what_only_a_tier_needs_is_not_asked_for_without_it() -> None:

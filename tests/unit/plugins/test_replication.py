@@ -116,7 +116,7 @@ def test_a_server_that_came_before_the_role_keeps_its_data_and_becomes_the_prima
         (server(1), replica(2, "192.0.2.99"), "none of db1, db2"),
         (server(1), replica(2, "192.0.2.41"), "db1, which is empty"),
         ({"configured": False}, replica(2, "192.0.2.41"), "where nothing is installed"),
-        (server(1, schemas=["site"]), replica(2, "192.0.2.41"), "'webstack-db promote' on db1"),
+        (server(1, schemas=["site"]), replica(2, "192.0.2.41"), "'webstack db promote' on db1"),
         (replica(1, "192.0.2.42"), replica(2, "192.0.2.41"), "nobody is the primary"),
         (primary(1), replica(2, "192.0.2.41", read_only=False), "db2 replicates from 192.0.2.41 and accepts writes"),
         (server(1), server(1), "both have the server id 1 (mysql_replication_server_id)"),
@@ -190,7 +190,7 @@ def test_a_named_replica_is_seeded_though_it_does_not_start() -> None:
         (DOWN, replica(2, "192.0.2.41"), "MariaDB does not run on db1"),
         (primary(1), primary(2), "db2 is the primary: a primary is never seeded"),
         (DOWN, primary(2), "db2 is the primary"),
-        (primary(1, read_only=True), DOWN, "'webstack-db promote --force' on db1 opens it; then run again"),
+        (primary(1, read_only=True), DOWN, "'webstack db promote --force' on db1 opens it; then run again"),
         (primary(1, read_only=True), replica(2, "192.0.2.41"), "db1 is the primary and read-only"),
         (replica(1, "192.0.2.42"), DOWN, "db1"),
     ],
@@ -369,11 +369,6 @@ def test_a_target_needs_a_schema_and_a_table() -> None:
 
 @given(st.text(min_size=1))
 def test_literals_hold_any_text(value: str) -> None:
-    inner = accounts.literal(value)[1:-1]
+    inner = accounts.quote(value)[1:-1]
     assert "'" not in inner.replace("''", "")
     assert inner.replace("''", "'").replace("\\\\", "\\") == value
-
-
-def test_answers_of_the_client_are_taken_apart() -> None:
-    out = "a\tb\n1\tx\\ty\n--m--\n\n--m--\n\n"
-    assert accounts.split_answers(out, "--m--") == [[["1", "x\ty"]], []]

@@ -6,15 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from ansible.errors import AnsibleFilterError
 from ansible_collections.webstack.ha.plugins.filter.cache_configuration import FilterModule as ConfigurationFilters
-from ansible_collections.webstack.ha.plugins.filter.ring_plan import FilterModule
 from ansible_collections.webstack.ha.plugins.filter.shard_layout import FilterModule as LayoutFilters
+from ansible_collections.webstack.ha.plugins.module_utils._ring_plan import plan as ring_plan
+from ansible_collections.webstack.ha.plugins.module_utils._ring_plan import situation as ring_situation
 from ansible_collections.webstack.ha.plugins.module_utils._ring_plan import size
-from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import Ring
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.ring import Ring
 
-ring_situation = FilterModule().filters()["ring_situation"]
-ring_plan = FilterModule().filters()["ring_plan"]
 cache_configuration = ConfigurationFilters().filters()["cache_configuration"]
 shard_layout = LayoutFilters().filters()["shard_layout"]
 
@@ -152,8 +150,8 @@ def test_a_server_without_an_answer_forbids_the_change_and_not_the_plan() -> Non
     assert ring_situation({"was1": file(OLD), "was2": None}, NEW, absent=["was2"])["hindrances"] == []
 
 
-def test_a_wrong_ring_is_an_error_of_the_filter() -> None:
-    with pytest.raises(AnsibleFilterError, match="multiple of 4"):
+def test_a_wrong_ring_is_an_error() -> None:
+    with pytest.raises(ValueError, match="multiple of 4"):
         ring_situation({"was1": file(OLD)}, NEW, 5)
 
 

@@ -12,7 +12,7 @@ import pytest
 from ansible.errors import AnsibleFilterError
 from ansible_collections.webstack.ha.plugins.filter.ring import FilterModule
 from ansible_collections.webstack.ha.plugins.module_utils import _ring_report
-from ansible_collections.webstack.ha.plugins.module_utils.hash_ring import SPACE, Ring, moved
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.ring import SPACE, Ring, moved
 
 FILTERS = FilterModule().filters()
 THREE = [{"name": f"redis{n}"} for n in (1, 2, 3)]

@@ -28,6 +28,8 @@ ACME = {
     "lb_nginx_acme_balancers": [{**PAIR[0], "port": 8447}],
 }
 
+MEMBERS = [{"name": f"q{number}", "address": f"192.0.2.{number}", "port": 2379} for number in (1, 2, 3)]
+
 #: Role -> inputs with which it has nothing to refuse.
 GOOD: dict[str, dict[str, Any]] = {
     "vip_failover": {
@@ -45,6 +47,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "mysql_replication_password": "secret",
         "mysql_replication_accounts": [],
     },
+    "quorum": {"quorum_members": MEMBERS, "quorum_node_name": "q1"},
     "redis_shard": {
         "redis_shard_shards": SHARDS,
         "redis_shard_sentinels": SENTINELS,
@@ -69,6 +72,45 @@ GOOD: dict[str, dict[str, Any]] = {
 
 #: Role, what is changed, and the words of the refusal.
 CASES: list[tuple[str, dict[str, Any], str]] = [
+    ("quorum", {"quorum_node_name": "q9"}, "quorum_members must list q9 (quorum_node_name) once"),
+    ("quorum", {"quorum_members": [*MEMBERS, MEMBERS[0]]}, "quorum_members must list q1 (quorum_node_name) once"),
+    ("quorum", {"quorum_members": MEMBERS[:2]}, "quorum_members has 2: an odd number is needed"),
+    ("quorum", {"quorum_members": []}, "quorum_members must list q1"),
+    ("quorum", {"quorum_members": [{**MEMBERS[0], "port": 0}]}, "q1 has no port from 1 to 65535, but 0"),
+    ("quorum", {"quorum_members": [{**MEMBERS[0], "address": "q1.example.com"}]}, "q1 has no IP address, but 'q1.exam"),
+    (
+        "quorum",
+        {"quorum_members": [{**one, "address": "192.0.2.1"} for one in MEMBERS]},
+        "quorum_members: two have the address 192.0.2.1",
+    ),
+    (
+        "quorum",
+        {"quorum_node_name": "a,b=c", "quorum_members": [{**MEMBERS[0], "name": "a,b=c"}]},
+        "quorum_members: the name 'a,b=c' must be of at most 52 letters",
+    ),
+    ("quorum", {"quorum_peer_port": 2379}, "quorum_peer_port is 2379, which is a member's port for clients, too"),
+    ("quorum", {"quorum_peer_port": 0}, "quorum_peer_port is not within 1-65535"),
+    ("quorum", {"quorum_metrics_port": 2380}, "quorum_metrics_port is 2380, which is another port of a member, too"),
+    ("quorum", {"quorum_metrics_port": -1}, "quorum_metrics_port is not within 0-65535"),
+    ("quorum", {"quorum_heartbeat_milliseconds": 1}, "quorum_heartbeat_milliseconds is not within 10-1000"),
+    ("quorum", {"quorum_heartbeat_milliseconds": 200}, "quorum_election_milliseconds must be five times"),
+    (
+        "quorum",
+        {"quorum_election_milliseconds": 60000, "quorum_answer_seconds": 200},
+        "quorum_election_milliseconds must be five times",
+    ),
+    ("quorum", {"quorum_answer_seconds": 1}, "quorum_answer_seconds must be three times quorum_election_milliseconds"),
+    ("quorum", {"quorum_quota_mebibytes": 1}, "quorum_quota_mebibytes is not within 16-8192"),
+    ("quorum", {"quorum_history_hours": 0}, "quorum_history_hours must be 1 or more, not 0"),
+    ("quorum", {"quorum_snapshot_hours": -1}, "quorum_snapshot_hours must be 0 or more, not -1"),
+    ("quorum", {"quorum_snapshot_keep": 0}, "quorum_snapshot_keep must be 1 or more, not 0"),
+    ("quorum", {"quorum_data_directory": "/quorum"}, "quorum_data_directory must be an absolute path below a top"),
+    ("quorum", {"quorum_data_directory": "/srv/my data"}, "quorum_data_directory must be an absolute path below a top"),
+    (
+        "quorum",
+        {"quorum_snapshot_directory": "/var/lib/webstack/quorum/data/snapshots"},
+        "quorum_snapshot_directory must lie outside of quorum_data_directory",
+    ),
     ("vip_failover", {"vip_failover_addresses": []}, "vip_failover_addresses is empty"),
     ("vip_failover", {"vip_failover_addresses": ["192.0.2.100"]}, "vip_failover_addresses needs address/prefix"),
     ("vip_failover", {"vip_failover_addresses": "192.0.2.100/24"}, "vip_failover_addresses: must be a list"),
@@ -102,6 +144,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         "vip_failover_router_id: active-active takes 2 ids, which end above 255",
     ),
     ("was_django", {"was_django_name": "My Shop"}, "was_django_name must be a short name"),
+    ("was_django", {"was_django_name": "vip"}, "was_django_name may not be vip: /etc/webstack/vip belongs to the tier"),
     ("was_django", {"was_django_settings_module": "shop/settings"}, "must be the name of a module"),
     ("was_django", {"was_django_secret_key": "short"}, "was_django_secret_key must have at least 32 characters"),
     ("was_django", {"was_django_database_host": ""}, "was_django_database_host is not set (needed by"),

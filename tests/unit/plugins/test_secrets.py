@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import fcntl
 import os
 import pathlib
 import stat
@@ -13,6 +14,7 @@ import pytest
 import yaml
 from ansible.errors import AnsibleActionFail
 from ansible_collections.webstack.ha.plugins.action import secrets as action
+from ansible_collections.webstack.ha.plugins.module_utils import _pki_store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -258,3 +260,16 @@ def test_runs_at_the_same_time_agree(tmp_path: pathlib.Path) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda _number: run(path), range(8)))
     assert sum(result["changed"] for result in results) == 1
+
+
+def test_a_run_that_hangs_is_named_and_not_waited_for(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pki_store, "LOCK_SECONDS", 0.2)
+    handle = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(AnsibleActionFail, match=rf"another run has held {tmp_path} for 0\.2 s: end it"):
+        run(tmp_path / "group_vars/all/secrets.yml")
+    found = _pki_store.look(str(tmp_path))
+    assert found.problem == f"another run has held {tmp_path} for 0.2 s: end it"
+    os.close(handle)
+    assert _pki_store.look(str(tmp_path)).problem == ""
+    assert run(tmp_path / "group_vars/all/secrets.yml")["changed"]

@@ -7,9 +7,6 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleFilterError
-from ansible_collections.webstack.ha.plugins.filter.sentinel_hosts import (
-    FilterModule as SentinelFilters,
-)
 from ansible_collections.webstack.ha.plugins.filter.shard_layout import (
     FilterModule as ShardFilters,
 )
@@ -18,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 shard_layout = ShardFilters().filters()["shard_layout"]
-sentinel_hosts = SentinelFilters().filters()["sentinel_hosts"]
+sentinel_hosts = _shard_layout.sentinels
 
 
 def variables(hosts: list[str]) -> dict[str, dict[str, Any]]:
@@ -184,13 +181,35 @@ def test_choice_in_order_of_tiers(groups: dict[str, list[str]], expected: list[s
             {"redis": ["redis1", "redis2", "elsewhere"]},
             "host 'elsewhere' is not in the inventory",
         ),
-        ([], "'groups' is expected"),
     ],
 )
 def test_sentinels_refuse(groups: Any, message: str) -> None:
     hosts = [*names(4, "sentinel"), *names(3)]
-    with pytest.raises(AnsibleFilterError, match=message):
+    with pytest.raises(ValueError, match=message):
         sentinel_hosts(groups, variables(hosts))
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({"redis": names(4), "lb": names(2, "lb")}, ["redis1", "redis2", "redis3"]),
+        ({"redis": names(2), "lb": names(2, "lb"), "db": names(2, "db")}, ["redis1", "redis2", "lb1"]),
+        ({"lb": names(2, "lb"), "db": names(2, "db")}, ["lb1", "lb2", "db1"]),
+        # Of the sentinels' hosts only one database; another host fills its place.
+        ({"sentinel": ["db1", "db2", "lb1"], "lb": names(2, "lb"), "db": names(2, "db")}, ["db1", "lb1", "lb2"]),
+        ({"sentinel": names(5, "s"), "redis": names(3)}, ["s1", "s2", "s3"]),
+        ({"quorum": ["a", "b", "c"], "redis": names(3)}, ["a", "b", "c"]),
+    ],
+)
+def test_the_quorum_is_where_the_sentinels_are(groups: dict[str, list[str]], expected: list[str]) -> None:
+    assert _shard_layout.quorum_hosts(groups, True) == expected
+    assert _shard_layout.quorum_hosts(groups, False) == groups.get("quorum", [])
+
+
+@pytest.mark.parametrize("groups", [{"redis": names(2)}, {"lb": ["lb1"], "db": ["db1", "db2", "db3"]}])
+def test_a_site_that_is_too_small_for_a_quorum_is_told_so(groups: dict[str, list[str]]) -> None:
+    with pytest.raises(ValueError, match=r"3 hosts are needed for the quorum, .* there are 2 \("):
+        _shard_layout.quorum_hosts(groups, True)
 
 
 def a_site() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -270,13 +289,13 @@ def test_other_engines_have_no_sentinel_and_the_hosts_that_they_need() -> None:
     ("text", "number"), [("1", 1), ("5b", 5), ("1k", 1000), ("1kb", 1024), ("256MB", 268435456), ("2g", 2 * 10**9)]
 )
 def test_amounts_of_memory(text: str, number: int) -> None:
-    assert ShardFilters().filters()["redis_bytes"](text) == number
+    assert _shard_layout.memory_bytes(text) == number
 
 
 @pytest.mark.parametrize("text", ["", "0", "0mb", "1.5gb", "-1mb", "1tb", "lots", None])
 def test_amounts_that_are_none(text: Any) -> None:
-    with pytest.raises(AnsibleFilterError, match="amount of memory like 256mb"):
-        ShardFilters().filters()["redis_bytes"](text)
+    with pytest.raises(ValueError, match="amount of memory like 256mb"):
+        _shard_layout.memory_bytes(text)
 
 
 def test_no_redis_no_sentinel() -> None:

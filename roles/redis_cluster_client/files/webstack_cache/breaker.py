@@ -54,6 +54,10 @@ class Breaker:
         """Look whether the server is back, or raise; return the seconds that reads shall wait, None for the usual."""
         raise NotImplementedError
 
+    def period(self) -> float:
+        """Return the seconds from one look to the next."""
+        return PROBE_SECONDS
+
     def unfinished(self) -> bool:
         """Tell whether something is left that only a server that answers can take."""
         return False
@@ -143,7 +147,7 @@ class Breaker:
                     logger.info("%s is not back: %s", self._name, problem)
                 if self._is_idle():
                     return
-                self._wake.wait(max(0.0, started + PROBE_SECONDS - time.monotonic()))
+                self._wake.wait(max(0.0, started + self.period() - time.monotonic()))
                 continue
             with self._lock:
                 if self._again:

@@ -1,1 +1,1 @@
-../../../../plugins/module_utils/hash_ring.py
+../../../../plugins/module_utils/webstack/pure/ring.py

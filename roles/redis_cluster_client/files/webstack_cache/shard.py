@@ -35,7 +35,7 @@ CALLS_TO_REMEMBER = 4096
 CHANGE_SECONDS = 0.2
 # How long after the news of a new master a lost write is told to it directly.
 NEWS_SECONDS = 1.0
-# How long a server that was told to be the master may take to be it.
+# How long one look waits for a server that was told to be the master. The next look comes at once while it is news.
 PROMOTION_SECONDS = 0.1
 # How long a replica is read on after it lost its master, or became the master itself, before a sentinel says so.
 ORPHAN_SECONDS = 10.0
@@ -194,6 +194,9 @@ class Master(Server):
             self.sought = None
             self._looked = looked
         return self._pause
+
+    def period(self) -> float:
+        return PROMOTION_SECONDS if self._heir_in_the_news() else super().period()
 
     # The roll: see roll.py
 

@@ -1,0 +1,224 @@
+# Copyright: (c) 2026, webstack.ha contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""The commands `webstack backup ...`.
+
+`run`, `restore` and `init` end with one line on standard output. Their exit code is 0 if all is well, 1 if not, and 75
+if another run holds the lock. The other commands are steps of webstack.ha.restore and answer in JSON:
+
+  receive, send    ship a data directory from one host to another
+  replication      stop and start the replica
+  replace-data     put other data in the place of the stopped server's
+  recover          undo a replace-data that was interrupted
+  take-over        make this server the writer
+  fingerprint      rows and checksums of all tables, to compare two servers
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from ..core import config as settings
+from ..core.arguments import Parser
+from ..core.errors import FAILED, GOOD, Busy, Problem
+from ..core.summary import Summary, document
+from ..db import data
+from . import restore, ship, state, take
+from .repository import Repository
+from .server import Server
+from .summary import CONFIG, summary_of
+from .tools import Tools, need_room, summary
+
+
+def parser() -> Parser:
+    """Return what reads the words of this tier."""
+    found = Parser("backup", __doc__)
+    found.add_argument("--config", default=CONFIG, help=argparse.SUPPRESS)
+    commands = found.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text)
+
+    run = command("run", "Take a backup now; on the primary: skip it.")
+    run.add_argument("--kind", choices=state.KINDS, default="daily")
+    run.add_argument("--require", action="store_true", help="fail on the primary instead of skipping it")
+    run.add_argument("--allow-primary", action="store_true", help="back up a primary too")
+    listing = command("list", "Show the backups in the repository, oldest first.")
+    listing.add_argument("--json", action="store_true")
+    back = command("restore", "Restore a backup into an empty directory, ready for a server to start on.")
+    back.add_argument("--snapshot", required=True, help="latest, or an id from `list`")
+    back.add_argument("--target", required=True, type=pathlib.Path, metavar="DIR")
+    for one in (run, back):
+        one.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
+    status = command("status", "Say what this server is and how the last runs went.")
+    status.add_argument("--json", action="store_true")
+    status.add_argument("--snapshots", action="store_true", help="list the backups too")
+    command("init", "Make the repository, or prove that it opens.")
+    replace = command("replace-data", "Exchange the data of the stopped server.")
+    which = replace.add_mutually_exclusive_group(required=True)
+    which.add_argument("--source", type=pathlib.Path, metavar="DIR", help="a prepared directory on its file system")
+    which.add_argument("--undo", type=pathlib.Path, metavar="DIR", help="the old directory that comes back")
+    replace.add_argument("--keep", type=int, default=0, help="old directories that stay, 0: all")
+    command("recover", "Undo an exchange of the data that was cut off; the server does it before it starts.")
+    command("take-over", "Set the restored server's position to that of its backup and let it accept writes.")
+    replication = command("replication", "Hold or resume replication on this server.")
+    replication.add_argument("wish", choices=("stop", "start"))
+    command("fingerprint", "Rows and checksum of every table.")
+    receive = command("receive", "Receive a data directory over mutual TLS.")
+    receive.add_argument("--target", required=True, type=pathlib.Path, metavar="DIR")
+    receive.add_argument("--address", required=True, help="own address to listen on")
+    receive.add_argument("--sender", required=True, help="address in the sender's certificate")
+    receive.add_argument("--expect", type=int, default=0, metavar="BYTES", help="room that the data needs")
+    receive.add_argument("--patience", type=float, default=120, metavar="SECONDS")
+    send = command("send", "Send a data directory over mutual TLS.")
+    send.add_argument("--source", required=True, type=pathlib.Path, metavar="DIR")
+    send.add_argument("--address", required=True)
+    for one in (receive, send):
+        one.add_argument("--port", type=int, required=True)
+    return found
+
+
+def show(changed: bool = False, found: Mapping[str, Summary] | None = None, /, **fields: Any) -> None:
+    print(json.dumps(document(found or {}, changed, **fields), default=str))
+
+
+class Program:
+    """Runs one command on this host."""
+
+    def __init__(self, config: settings.Settings, options: argparse.Namespace) -> None:
+        self.config = config
+        self.options = options
+        self.tools = Tools(config)
+        self.server = Server(self.tools)
+        self.repository = Repository(self.tools)
+
+    def guarded(self) -> int:
+        """Do `run`, `restore` or `init`: with a time limit, one line at the end, and the first two under the lock."""
+        options = self.options
+        kind = getattr(options, "kind", None)
+        name = f"{options.command} --kind {kind}" if kind else options.command
+        started = time.time()
+        fields: dict[str, Any]
+        with contextlib.ExitStack() as stack:
+            try:
+                if options.command != "init":
+                    self.tools.lock = stack.enter_context(state.alone(name, options.wait))
+                signal.alarm(self.config.whole("timeout_seconds"))
+                if options.command == "run":
+                    fields = take.take(
+                        self.server, self.repository, options.kind,
+                        require=options.require, allow_primary=options.allow_primary,
+                    )  # fmt: skip
+                    state.record(self.config, options.kind, True, {**fields, "finished": int(time.time())})
+                elif options.command == "restore":
+                    done = restore.restore(self.server, self.repository, options.snapshot, options.target)
+                    fields = {"restored": options.snapshot, **done}
+                else:
+                    fields = {"repository": self.repository.make()}
+            except take.Skipped as reason:
+                print(f"webstack-backup: skipped: {reason}")
+                return GOOD
+            except (Problem, OSError) as error:
+                signal.alarm(0)
+                failure: dict[str, Any] = {"kind": kind} if kind else {}
+                failure.update(host=socket.gethostname(), seconds=round(time.time() - started, 1), reason=str(error))
+                print(summary("FAILED", failure), flush=True)
+                if kind and not isinstance(error, Busy):
+                    state.record(self.config, kind, False, {**failure, "finished": int(time.time())})
+                return error.code if isinstance(error, Problem) else FAILED
+            print(summary("ok", fields))
+        return GOOD
+
+    def listing(self) -> None:
+        snapshots = self.repository.snapshots()
+        if self.options.json:
+            show(snapshots=snapshots)
+            return
+        for one in snapshots:
+            size = f"{one['bytes']:>14}"
+            print(one["id"], one["time"], f"{one['kind']:<6}", size, one["host"], one["gtid"], sep="  ")
+
+    def status(self) -> None:
+        status = {**self.server.look(), "disk": self.server.disk(), "last": state.known()}
+        status["fail_over"] = self.server.fail_over()
+        status.update(restore.where_data_goes(pathlib.Path(status["datadir"])))
+        if self.options.snapshots:
+            status.update(snapshots=[], snapshots_error="")
+            try:
+                status["snapshots"] = self.repository.snapshots()
+            except Problem as problem:
+                status["snapshots_error"] = str(problem)
+        if self.options.json:
+            status["server_version"] = status.pop("version", "")
+            show(False, {"backup": summary_of(status["last"])}, **status)
+        else:
+            for key, value in status.items():
+                print(f"{key}: {json.dumps(value)}")
+
+    def step(self) -> None:
+        """Do one of the other commands."""
+        options = self.options
+        if options.command == "list":
+            self.listing()
+        elif options.command == "status":
+            self.status()
+        elif options.command == "replace-data":
+            if options.undo:
+                show(True, **restore.undo_replace(self.server, options.undo))
+            else:
+                show(True, **restore.replace_data(self.server, options.source, options.keep))
+        elif options.command == "recover":
+            print(data.recover() or "nothing to undo")
+        elif options.command == "take-over":
+            show(True, **restore.take_over(self.server))
+        elif options.command == "replication":
+            done = self.server.replication(options.wish)
+            show(done["replication"] != "none", **done)
+        elif options.command == "fingerprint":
+            show(**self.server.fingerprint())
+        else:
+            signal.alarm(self.config.whole("timeout_seconds"))
+            if options.command == "send":
+                show(True, **ship.send(self.config, options.source, options.address, options.port))
+                return
+            factor = self.config.number("free_disk_factor")
+            need_room(options.target, options.expect, factor, self.server.earlier(options.target))
+            here = (options.address, options.port)
+            show(True, **ship.receive(self.config, options.target, here, options.sender, options.patience))
+
+
+def interrupted(number: int, _frame: object) -> NoReturn:
+    what = "the time limit backup_slave_timeout_seconds" if number == signal.SIGALRM else signal.Signals(number).name
+    raise Problem(f"interrupted by {what}")
+
+
+def main(words: Sequence[str]) -> int:
+    options = parser().parse_args(words)
+    try:
+        program = Program(settings.load(options.config, "backup_slave"), options)
+    except Problem as problem:
+        print(summary("FAILED", {"reason": problem}))
+        return problem.code
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, interrupted)
+    os.umask(0o077)
+    try:
+        if options.command in ("run", "restore", "init"):
+            return program.guarded()
+        program.step()
+    except (Problem, OSError) as error:
+        print(summary("FAILED", {"reason": error}), file=sys.stderr)
+        return error.code if isinstance(error, Problem) else FAILED
+    finally:
+        # The time limit was for the command; this process may go on.
+        signal.alarm(0)
+    return GOOD
