@@ -161,7 +161,7 @@ def reasons(check: Check, log: str) -> list[str]:
         for case in ElementTree.parse(check.junit).getroot().iter("testcase"):
             for bad in (*case.iter("failure"), *case.iter("error")):
                 message = " ".join((bad.get("message") or "").split())
-                found.append(f"{check.name}: {case.get('name')}: {message[:160]}")
+                found.append(f"{check.name}: {case.get('name')}: {message[:400]}")
     if not found:
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         fatal = [line for line in lines if line.startswith(("fatal:", "[ERROR]:"))]

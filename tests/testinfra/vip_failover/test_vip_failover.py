@@ -72,7 +72,7 @@ def wait_for(name: str, command: str, text: str, seconds: float = 15) -> None:
         if text in said:
             return
         time.sleep(0.5)
-    pytest.fail(f"{name}: {command}: no {text!r} in {said!r}")
+    pytest.fail(f"{name}: no {text!r} in {said!r}, which {command} said")
 
 
 @pytest.fixture
@@ -523,7 +523,8 @@ class TestHook:
         was = on(name, show).strip()
         on(name, "touch /etc/webstack/vip.json")
         new = f'[ "$({show})" = {was} ] || journalctl -o cat _SYSTEMD_INVOCATION_ID="$({show})"'
-        wait_for(name, new, f"{HOOKED}: moved here, try 1")
+        # Which try succeeds is not the point: on a crowded machine the first may outlast its limit.
+        wait_for(name, new, f"{HOOKED}: moved here, try ")
         assert on(name, priority("webstack-vip-move")).strip() == "-10"
         assert routed() == name
         assert (self.calls()[-1]["host"], self.calls()[-1]["state"]) == (HOSTS[name], "master")
@@ -532,7 +533,9 @@ class TestHook:
         name = routed()
         on(CLIENT, f"ip route replace {HOOKED}/32 via {HOSTS[other(name)]}")
         # The owner says where it is every five seconds.
-        time.sleep(7)
+        deadline = time.monotonic() + 15
+        while routed() != name and time.monotonic() < deadline:
+            time.sleep(0.5)
         assert routed() == name
         assert self.calls()[-1]["state"] == "refresh"
 
