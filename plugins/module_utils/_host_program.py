@@ -91,7 +91,7 @@ METRICS_CRON = """\
 
 
 def notices(wanted: Any) -> list[dict[str, Any]]:
-    """Return the entries by which these tiers write metrics and tell that a unit failed; a ValueError for bad words."""
+    """Return the entries by which these tiers write metrics and tell what is wrong; a ValueError for bad words."""
     keys = {"tiers", "metrics_directory", "alarm_command"}
     if not isinstance(wanted, Mapping) or set(wanted) != keys:
         raise ValueError(f"notices: expected a dictionary with {', '.join(sorted(keys))}, got {wanted!r}")
@@ -107,7 +107,7 @@ def notices(wanted: Any) -> list[dict[str, Any]]:
         text = json.dumps(settings, indent=2) + "\n"
         found.append({"dest": f"/etc/webstack/notices-{tier}.json", "content": text, "mode": "0600", "secret": True})
         cron = f"/etc/cron.d/webstack-{tier}-metrics"
-        content = {"content": METRICS_CRON.format(tier=tier)} if directory else {"state": "absent"}
+        content = {"content": METRICS_CRON.format(tier=tier)} if directory or command else {"state": "absent"}
         found.append({"dest": cron, **content})
     return found
 

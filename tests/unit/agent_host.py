@@ -13,7 +13,15 @@ from typing import Any
 import pytest
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import lock, mariadb, systemd
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import Done
-from ansible_collections.webstack.ha.plugins.module_utils.webstack.db import acts, address, agent, board, observe, start
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.db import (
+    acts,
+    address,
+    agent,
+    board,
+    news,
+    observe,
+    start,
+)
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.pure.arbiter import (
     Member,
     State,
@@ -302,7 +310,7 @@ class Host:
             "run": self.command,
         }.items():
             patch.setattr(db, name, value)
-        for module in (acts, agent, board, observe):
+        for module in (acts, agent, board, news, observe):
             patch.setattr(
                 module, "time", SimpleNamespace(monotonic=lambda: self.now, time=lambda: 1e9, sleep=self.sleep)
             )

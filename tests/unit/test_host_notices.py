@@ -27,6 +27,7 @@ WANTED = {"tiers": ["lb", "tls"], "metrics_directory": "/var/lib/metrics", "alar
 def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A host whose tiers `db` and `lb` tell."""
     monkeypatch.setattr(told, "SETTINGS", tmp_path)
+    monkeypatch.setattr(told, "RUN", tmp_path / "run")
     command = ["sh", "-c", f'echo "$TIER $FINDING $TEXT" >> {tmp_path}/told']
     for tier in ("db", "lb"):
         settings = {"metrics_directory": f"{tmp_path}/metrics", "alarm_command": command}
@@ -69,6 +70,7 @@ def tier(monkeypatch: pytest.MonkeyPatch, name: str, summary: Any) -> Any:
     module = importlib.import_module(f"{cli.__package__}.{name}.summary")
     monkeypatch.setattr(module, "lives_here", lambda: True)
     monkeypatch.setattr(module, "summary", summary)
+    monkeypatch.setattr(module, "own_metrics", lambda: "", raising=False)
     return module
 
 
@@ -76,7 +78,8 @@ def tier(monkeypatch: pytest.MonkeyPatch, name: str, summary: Any) -> Any:
 def test_every_tier_writes_how_it_is(
     host: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
-    (host / f"notices-{name}.json").write_text(json.dumps({"metrics_directory": f"{host}/metrics"}))
+    settings = {"metrics_directory": f"{host}/metrics", "alarm_command": []}
+    (host / f"notices-{name}.json").write_text(json.dumps(settings))
     found = Summary("x")
     for what in ("disk", "peer", "disk"):
         found.add(what, "text")
@@ -128,6 +131,62 @@ def test_a_directory_that_cannot_be_written_is_named(
     assert str(host / "metrics") in capsys.readouterr().err
 
 
+# --- an alarm for each thing that is wrong --------------------------------------------------------------
+
+
+def looks(host: pathlib.Path, monkeypatch: pytest.MonkeyPatch, name: str, *wrong: str) -> str:
+    """Look once at a tier with these findings; return what was told."""
+    found = Summary("x")
+    for what in wrong:
+        found.add(what, f"{what} it is")
+    tier(monkeypatch, name, lambda: found)
+    (host / "told").write_text("")
+    assert cli.main(["status", "--metrics", name]) == 0
+    return (host / "told").read_text()
+
+
+def test_each_thing_that_is_wrong_is_told_once_and_when_it_is_over(
+    host: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert looks(host, monkeypatch, "db", "alone") == "", "it may be a planned move"
+    assert looks(host, monkeypatch, "db", "alone", "alone") == "db alone alone it is\n"
+    assert looks(host, monkeypatch, "db", "alone", "disk") == ""
+    assert looks(host, monkeypatch, "db", "alone", "disk") == "db disk disk it is\n"
+    assert looks(host, monkeypatch, "db", "disk") == "db over alone it is\n"
+    assert looks(host, monkeypatch, "db") == "db over disk it is\n"
+    assert looks(host, monkeypatch, "db") == ""
+
+
+def test_what_came_and_went_tells_nobody(host: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for wrong in (("alone",), (), ("alone",), ()):
+        assert looks(host, monkeypatch, "db", *wrong) == ""
+
+
+def test_what_nobody_heard_is_told_again(host: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = (host / "notices-db.json").read_text()
+    (host / "notices-db.json").write_text(json.dumps({"metrics_directory": "", "alarm_command": ["false"]}))
+    for _ in range(3):
+        looks(host, monkeypatch, "db", "disk")
+    (host / "notices-db.json").write_text(settings)
+    assert looks(host, monkeypatch, "db", "disk") == "db disk disk it is\n"
+
+
+def test_what_was_told_is_forgotten_with_a_file_that_cannot_be_read(
+    host: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in ("", "[]", '{"seen": 1, "told": {}}', '{"seen": [], "told": []}'):
+        (host / "run").mkdir(exist_ok=True)
+        (host / "run/told-db.json").write_text(text)
+        assert looks(host, monkeypatch, "db", "disk") == ""
+        assert looks(host, monkeypatch, "db", "disk") == "db disk disk it is\n"
+
+
+def test_the_doctor_of_the_addresses_tells_by_himself(host: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (host / "notices-vip.json").write_text((host / "notices-db.json").read_text())
+    for _ in range(3):
+        assert looks(host, monkeypatch, "vip", "both") == ""
+
+
 # --- what roles write -----------------------------------------------------------------------------------
 
 
@@ -144,7 +203,10 @@ def test_the_settings_of_a_tier_come_with_the_unit_and_the_minute() -> None:
     assert (
         " root /usr/local/sbin/webstack status --metrics tls " in written["/etc/cron.d/webstack-tls-metrics"]["content"]
     )
-    without = {item["dest"]: item for item in _files.entries(notices({**WANTED, "metrics_directory": ""}))}
+    alarms = {item["dest"]: item for item in _files.entries(notices({**WANTED, "metrics_directory": ""}))}
+    assert "content" in alarms["/etc/cron.d/webstack-lb-metrics"], "the alarms come with the minute, too"
+    nobody = {**WANTED, "metrics_directory": "", "alarm_command": []}
+    without = {item["dest"]: item for item in _files.entries(notices(nobody))}
     assert without["/etc/cron.d/webstack-lb-metrics"]["state"] == "absent"
 
 

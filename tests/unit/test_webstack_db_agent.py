@@ -104,7 +104,7 @@ def test_a_value_that_nobody_understands_is_an_unanswered_question(host: Host) -
     host.store.write("database/state", '{"format": 2}')
     one.read()
     assert one.reading.state == ALONE
-    assert "run the role mysql_replication on both database hosts" in one.problem
+    assert "run the role mysql_replication on both database hosts" in one.news.problem
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "no", '{"turn": 1, "to": "db2"}'])
@@ -140,6 +140,73 @@ def test_what_it_says_goes_out_when_it_matters_and_else_now_and_then(host: Host)
     one.board.publish(MEMBER._replace(received=8, fit=False))
     assert host.did == ["store put"] * 3
     assert board.SAY_SECONDS + 2 * LIMITS.tick < LIMITS.lease, "one that is well never counts as silent"
+
+
+# --- for people -------------------------------------------------------------------------------------
+
+
+def test_a_change_of_the_writer_is_written_down_when_nothing_is_left_to_do(host: Host) -> None:
+    """Never on the way to an open writer: it would cost the time of a question."""
+    one = ready(host, BOTH)
+    assert one.swap(Swap(one.reading.revision, State(1, "db2", "db1", "life", 1)), MEMBER, "asked for")
+    one.acted = (Do.OPEN,)
+    one.read()
+    assert "database/last" not in host.store.held
+    one.acted = ()
+    host.store.fails["put"] = SILENCE
+    one.read()
+    assert "database/last" not in host.store.held
+    del host.store.fails["put"]
+    one.read()
+    one.read()
+    told = json.loads(host.store.held["database/last"].text or "")
+    assert told == {"at": 1e9, "from": "db1", "to": "db2", "why": "asked for"}
+    host.now += 2
+    one.tick()
+    assert said(host)["last"] == told
+
+
+def test_a_writer_that_goes_on_alone_has_not_changed(host: Host) -> None:
+    one = ready(host, BOTH)
+    assert one.swap(Swap(one.reading.revision, ALONE), MEMBER, "db2 is silent")
+    one.read()
+    assert "database/last" not in host.store.held
+
+
+@pytest.mark.parametrize("text", ["", "no", "[]", '{"at": "x"}', '{"at": 1}'])
+def test_what_was_written_for_people_stops_nothing(host: Host, text: str) -> None:
+    one = ready(host)
+    host.store.write("database/last", text)
+    host.now += 2
+    one.tick()
+    assert said(host)["last"] is None
+
+
+def test_the_writer_counts_what_nobody_else_has(host: Host) -> None:
+    host.store.state = ALONE
+    host.opens()
+    host.server.logged = "0-1-20"
+    one = host.agent()
+    one.tick()
+    assert said(host)["alone"] == {"since": 1e9, "turn": 0, "from": 20, "transactions": 0}
+    host.server.logged = "0-1-27"
+    host.now += 2
+    one.tick()
+    assert said(host)["alone"]["transactions"] == 7
+    again = host.agent()
+    again.tick()
+    assert said(host)["alone"]["transactions"] == 7, "a new agent begins to count anew"
+    host.store.state = BOTH
+    host.now += 2
+    again.tick()
+    assert said(host)["alone"] is None
+
+
+def test_the_other_host_knows_since_when_and_not_how_many(host: Host) -> None:
+    host.store.state = UNDER_IT
+    one = host.agent()
+    one.tick()
+    assert said(host)["alone"] == {"since": 1e9, "turn": 0, "from": None, "transactions": None}
 
 
 # --- who is silent ----------------------------------------------------------------------------------
@@ -194,7 +261,7 @@ def test_a_server_that_takes_no_session_is_down(host: Host) -> None:
     own = one.look()
     assert (own.up, own.fit, own.open) == (False, False, False)
     assert one.observer.seen == {}
-    assert one.problem == "the server: ERROR 2002"
+    assert one.news.problem == "the server: ERROR 2002"
 
 
 def test_a_lost_session_is_replaced_once(host: Host) -> None:
@@ -210,7 +277,7 @@ def test_a_lost_session_is_replaced_once(host: Host) -> None:
     host.patch.setattr("ansible_collections.webstack.ha.plugins.module_utils.webstack.core.mariadb._connect", connect)
     assert one.look().up
     assert host.server.sessions == before + 1
-    assert one.problem == ""
+    assert one.news.problem == ""
 
 
 def test_a_second_lost_session_is_a_server_that_is_down(host: Host) -> None:
@@ -241,7 +308,7 @@ def test_any_other_error_of_a_look_decides_nothing(host: Host, words: str) -> No
     decides(host, Do.FENCE)
     assert one.tick() == LIMITS.tick
     assert host.acted() == [act for act in host.acted() if act.startswith("! ")]
-    assert "ERROR 1142" in one.problem
+    assert "ERROR 1142" in one.news.problem
     assert host.store.report("db2") is None
 
 
@@ -255,7 +322,7 @@ def test_a_list_ends_at_the_first_act_that_fails(host: Host) -> None:
     one.tick()
     assert host.acted() == ["! SET GLOBAL rpl_semi_sync_master_enabled = OFF"]
     assert host.server.read_only
-    assert one.problem == "semi_sync_off: ERROR 1205: Lock wait timeout"
+    assert one.news.problem == "semi_sync_off: ERROR 1205: Lock wait timeout"
 
 
 def test_a_session_that_ends_is_not_replaced_within_a_list(host: Host) -> None:
@@ -292,7 +359,7 @@ def test_every_act_can_be_done(host: Host) -> None:
             # A seed goes on for hours, beside the agent.
             place = one.seeder if act is Do.SEED else acts.Acts
             patch.setattr(place, "begin" if act is Do.SEED else name, lambda *_: None)
-            assert one.carry_out(act, None)
+            assert one.carry_out(act, None, "")
 
 
 def test_while_another_command_works_nothing_is_decided(host: Host) -> None:
@@ -330,18 +397,18 @@ def test_a_closed_server_is_fenced_and_an_open_one_keeps_its_events(host: Host) 
 def test_the_noted_position_is_forgotten_with_semi_sync(host: Host) -> None:
     one = ready(host)
     for act in (Do.SEMI_SYNC_ON, Do.SEMI_SYNC_OFF):
-        assert one.carry_out(Note("theirs", 5), None)
+        assert one.carry_out(Note("theirs", 5), None, "")
         assert one.mark == ("theirs", 5)
         assert one.look().mark == ("theirs", 5)
-        assert one.carry_out(act, None)
+        assert one.carry_out(act, None, "")
         assert one.mark is None
 
 
 def test_a_note_stays_when_semi_sync_cannot_be_changed(host: Host) -> None:
     one = ready(host)
-    one.carry_out(Note("theirs", 5), None)
+    one.carry_out(Note("theirs", 5), None, "")
     host.server.fails["master_enabled"] = SaysNo(1205, "wait")
-    assert not one.carry_out(Do.SEMI_SYNC_ON, None)
+    assert not one.carry_out(Do.SEMI_SYNC_ON, None, "")
     assert one.mark == ("theirs", 5)
 
 
@@ -379,7 +446,7 @@ def test_a_success_forgets_what_was_pending(host: Host) -> None:
     one = ready(host)
     one.pending = one.reading.revision
     assert one.look().pending == one.reading.revision
-    assert one.swap(Swap(one.reading.revision, ALONE), MEMBER)
+    assert one.swap(Swap(one.reading.revision, ALONE), MEMBER, "why")
     assert one.pending is None
 
 
@@ -440,7 +507,7 @@ def test_a_new_epoch_is_that_of_the_swap_before_it(host: Host) -> None:
 def test_the_address_lingers_after_a_planned_move(host: Host) -> None:
     host.takes()
     one = ready(host)
-    assert one.swap(Swap(one.reading.revision, State(1, "db2", "db1", "life", 1)), MEMBER)
+    assert one.swap(Swap(one.reading.revision, State(1, "db2", "db1", "life", 1)), MEMBER, "why")
     one.acts.withdraw()
     assert host.carries()
     # The decision takes it for gone.
@@ -456,7 +523,7 @@ def test_the_address_does_not_linger_after_anything_else(host: Host) -> None:
     """A swap that changes nothing, on the host of a former writer, hands nothing over."""
     host.takes()
     one = ready(host, UNDER_IT)
-    assert one.swap(Swap(one.reading.revision, UNDER_IT), MEMBER)
+    assert one.swap(Swap(one.reading.revision, UNDER_IT), MEMBER, "why")
     one.acts.withdraw()
     assert not host.carries()
 
@@ -525,4 +592,4 @@ def test_what_people_see(host: Host, capsys: pytest.CaptureFixture[str]) -> None
     (host.home / "run/agent.json").unlink()
     (host.home / "run").rename(host.home / "no")
     host.now += 2
-    one.note(Decision("y", "no room for this"), None)
+    one.news.note(Decision("y", "no room for this"), None, one.reading, "")

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from ansible_collections.webstack.ha.plugins.module_utils.webstack.db import status, summary
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.db import metrics, status, summary
 
 STATE = {"epoch": 3, "writer": "db1", "replica": "db2"}
 SAYS: dict[str, Any] = {
@@ -63,6 +63,18 @@ def test_before_there_is_a_value() -> None:
             "epoch 3, db1 writes, alone: no other host holds every row\n  this host writes: with db2\n  problem: full",
         ),
         ({"state": None}, "fail-over auto: nothing known"),
+        (
+            {"state": {**STATE, "replica": ""}, "alone": {"since": 0, "turn": 1, "from": None, "transactions": None}},
+            "db1 writes, alone since 1970-01-01 00:00:00 UTC: no other host holds every row\n",
+        ),
+        (
+            {"state": {**STATE, "replica": ""}, "alone": {"since": 0, "turn": 1, "from": 3, "transactions": 7}},
+            "no other host holds every row; 7 transactions are on it only\n",
+        ),
+        (
+            {"last": {"at": 60.0, "from": "db2", "to": "db1", "why": "db2 is silent"}},
+            "db2 holds every row\n  last change: 1970-01-01 00:01:00 UTC from db2 to db1: db2 is silent\n",
+        ),
     ],
 )
 def test_the_text_for_people(capsys: pytest.CaptureFixture[str], agent: dict[str, Any], text: str) -> None:
@@ -75,3 +87,31 @@ def test_the_text_before_the_agent_has_spoken(capsys: pytest.CaptureFixture[str]
     assert "the agent has said nothing yet (systemctl status webstack-db)" in capsys.readouterr().out
     status.print_status({**SERVER, "agent": {}, "mode": "manual"})
     assert "fail-over" not in capsys.readouterr().out
+
+
+def counted(agent: dict[str, Any], **changes: Any) -> dict[str, float]:
+    text = metrics.metrics({**SERVER, "agent": {"at": time.time(), **SAYS, **agent}, **changes})
+    lines = [line.split() for line in text.splitlines() if not line.startswith("#")]
+    return {name.removeprefix("webstack_db_"): float(value) for name, value in lines}
+
+
+def test_what_a_collector_gets() -> None:
+    well = {"up": 1, "writable": 1, "epoch": 3, "unprotected_seconds": 0, "unprotected_transactions": 0}
+    assert counted({}) == well
+    moved = {"last": {"at": 60.0, "from": "db2", "to": "db1", "why": "x"}}
+    assert counted(moved) == {**well, "writer_changed_timestamp_seconds": 60}
+    alone = {"since": time.time() - 100, "turn": 1, "from": 3, "transactions": 7}
+    seen = counted({"alone": alone})
+    assert seen["unprotected_transactions"] == 7
+    assert 99 <= seen["unprotected_seconds"] <= 105
+
+
+def test_what_was_not_seen_has_no_sample() -> None:
+    """A 0 would pass for a good one."""
+    assert counted({"state": None}, running=False) == {"up": 0}
+    elsewhere = {"since": time.time(), "turn": 1, "from": None, "transactions": None}
+    assert "unprotected_transactions" not in counted({"alone": elsewhere})
+    replica = {"role": "replica", "read_only": True}
+    assert counted({}, **replica, replica={"lag_seconds": 4})["lag_seconds"] == 4
+    assert "lag_seconds" not in counted({}, **replica, replica={"lag_seconds": None})
+    assert counted({"state": None}, mode="manual") == {"up": 1, "writable": 1}

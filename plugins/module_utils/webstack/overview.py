@@ -13,14 +13,15 @@ from .core.arguments import Parser
 from .core.errors import DEGRADED, GOOD, Problem
 from .core.summary import Summary, document
 from .core.table import table
-from .notices import publish
+from .notices import publish, tell
 
 
 def show(arguments: Sequence[str], tiers: Iterable[str]) -> int:
     """Print it. Return DEGRADED when anything is wrong or could not be looked at."""
     parser = Parser("status", __doc__)
     parser.add_argument("--json", action="store_true", help="as one JSON document")
-    parser.add_argument("--metrics", metavar="TIER", choices=list(tiers), help="write its metrics, and print nothing")
+    wanted = "write its metrics, tell what is wrong, and print nothing"
+    parser.add_argument("--metrics", metavar="TIER", choices=list(tiers), help=wanted)
     options = parser.parse_args(arguments)
     if options.metrics:
         return write_metrics(options.metrics)
@@ -34,10 +35,12 @@ def show(arguments: Sequence[str], tiers: Iterable[str]) -> int:
 
 
 def write_metrics(tier: str) -> int:
-    """Write how this tier is, where its role says; nothing for one that does not live here."""
+    """Write how this tier is and tell what is wrong, where its role says; nothing for one that does not live here."""
     for name, summary in summaries([tier]).items():
-        own = getattr(importlib.import_module(f".{name}.summary", __package__), "own_metrics", lambda: "")
-        publish(name, summary, own())
+        module = importlib.import_module(f".{name}.summary", __package__)
+        publish(name, summary, getattr(module, "own_metrics", lambda: "")())
+        if not getattr(module, "TELLS_ITSELF", False):
+            tell(name, summary)
     return GOOD
 
 

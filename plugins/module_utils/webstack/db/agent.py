@@ -8,7 +8,6 @@ What it has to keep stands in docs/fail-over.md, "What the agent has to keep".
 from __future__ import annotations
 
 import contextlib
-import json
 import signal
 import sys
 import time
@@ -19,16 +18,16 @@ from ..core import files, lock
 from ..core.agent import Version
 from ..core.errors import Busy, Problem
 from ..core.mariadb import UNLOGGED, ServerGone
-from ..core.say import WARNING, say
 from ..pure.arbiter import LIMITS, Decision, Do, Note, Own, Swap, View, report
 from ..pure.failover import decide
 from .acts import Acts, Pinned
 from .apart import together
 from .ask import said
 from .board import NEVER, SECONDS, Board, Reading, Unknown
-from .config import CONFIG, LOCK_PURPOSE, RUN, SAID, Config
+from .config import CONFIG, LOCK_PURPOSE, RUN, Config
 from .fence import keep_events
 from .heart import Heart
+from .news import News
 from .observe import Observer
 from .reseed import Seeder
 
@@ -61,11 +60,11 @@ class Agent:
         self.pending: int | None = None
         self.mark: tuple[str, int] | None = None
         self.acted: tuple[Any, ...] = ()
-        self.problem = ""
         #: When the other host's report was last a new one, and its revision.
         self.heard: tuple[float, int | None] = (0.0, None)
-        self.said: tuple[object, ...] = ()
-        self.noted = 0.0
+        self.news = News(config.node.name)
+        #: A change of the writer that the store is still to be told: from whom, to whom, and why.
+        self.moved: tuple[str, ...] = ()
 
     def run(self) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
@@ -87,9 +86,9 @@ class Agent:
             with lock.hold("db", LOCK_PURPOSE, 0):
                 return self.step()
         except Busy as busy:
-            self.note(Decision("busy", str(busy)), None)
+            self.news.note(Decision("busy", str(busy)), None, self.reading, self.suspended)
         except (Problem, OSError) as problem:
-            self.complain(str(problem))
+            self.news.complain(str(problem))
         return LIMITS.tick
 
     def read(self) -> None:
@@ -98,7 +97,7 @@ class Agent:
             self.board.keep()
             now = self.board.read()
         except (Problem, OSError) as problem:
-            self.complain(f"the quorum: {problem}")
+            self.news.complain(f"the quorum: {problem}")
             return
         if self.reading is NEVER:
             self.pending = now.revision
@@ -110,6 +109,11 @@ class Agent:
             self.heard = (max(self.heard[0], now.asked - LIMITS.lease + AGAIN_SECONDS), beat)
         self.reading = now
         self.suspended = now.suspended
+        if self.moved and not self.acted:
+            # Not on the way to an open writer: it is for people.
+            with contextlib.suppress(Problem):
+                self.board.note_move(*self.moved)
+                self.moved = ()
 
     def step(self) -> float:
         state = self.reading.state
@@ -124,16 +128,16 @@ class Agent:
         if self.suspended and decision.rule != "deposed":
             decision = Decision("suspended", f"suspended on {self.suspended}: 'webstack db suspend off' ends it")
         decision = self.seeder.instead(decision)
-        self.note(decision, own)
+        self.news.note(decision, own, self.reading, self.suspended)
         done = 0
         if decision.rule == "unread" and time.monotonic() - self.began < BOOT_SECONDS:
             return LIMITS.tick
         for action in decision.actions:
-            if not self.carry_out(action, told):
+            if not self.carry_out(action, told, decision.why):
                 break
             done += 1
         else:
-            self.problem = ""
+            self.news.problem = ""
         if own.up and not own.open and not done and self.session is not None:
             self.acts.stay_closed(self.session)
         elif own.open and not done and self.session is not None:
@@ -170,18 +174,18 @@ class Agent:
             except ServerGone as gone:
                 self.session = None
                 if fresh or time.monotonic() - began > 1.0:
-                    self.complain(f"the server: {gone}")
+                    self.news.complain(f"the server: {gone}")
                     own = self.observer.without_server()
                     break
         return own._replace(pending=self.pending, mark=self.mark)
 
-    def carry_out(self, action: Any, told: Any) -> bool:
+    def carry_out(self, action: Any, told: Any, why: str) -> bool:
         """Do one of the list. One that fails ends the list; the next look begins anew."""
         if isinstance(action, Note):
             self.mark = (action.life, action.position)
             return True
         if isinstance(action, Swap):
-            return self.swap(action, told)
+            return self.swap(action, told, why)
         self.acts.epoch = self.reading.state.epoch if self.reading.state else 0
         try:
             if action is Do.SEED:
@@ -189,19 +193,19 @@ class Agent:
             else:
                 self.acts.do(action, self.session)
         except (Problem, OSError) as problem:
-            self.complain(f"{action.name.lower()}: {problem}")
+            self.news.complain(f"{action.name.lower()}: {problem}")
             return False
         if action in (Do.SEMI_SYNC_ON, Do.SEMI_SYNC_OFF):
             self.mark = None
         return True
 
-    def swap(self, swap: Swap, told: Any) -> bool:
+    def swap(self, swap: Swap, told: Any, why: str) -> bool:
         asked = time.monotonic()
         try:
             now = self.board.swap(swap, told)
         except Unknown as unknown:
             self.pending = swap.revision
-            self.complain(f"the quorum: {unknown}")
+            self.news.complain(f"the quorum: {unknown}")
             return False
         if now is None:
             return False
@@ -212,37 +216,6 @@ class Agent:
         # What was written is what was read last, else our older view would depose us.
         self.pending = None
         self.reading = replace(self.reading, asked=asked, revision=now.revision, state=swap.state)
+        if before is not None and before.writer != swap.state.writer:
+            self.moved = (before.writer, swap.state.writer, why)
         return True
-
-    # --- what people see ----------------------------------------------------------------------------
-
-    def complain(self, text: str) -> None:
-        """Log a problem once, not at every look."""
-        if text != self.problem:
-            self.problem = text
-            say(text, WARNING)
-
-    def note(self, decision: Decision, own: Own | None) -> None:
-        """Log what changes, and write down what the last look led to."""
-        state = self.reading.state
-        now = (decision.rule, state, decision.actions)
-        if now != self.said:
-            acts = [a.name.lower() if isinstance(a, Do) else type(a).__name__.lower() for a in decision.actions]
-            say(f"{decision.rule}: {decision.why}{': ' if acts else ''}{', '.join(acts)}")
-        elif time.monotonic() - self.noted < 1.0:
-            return
-        self.said, self.noted = now, time.monotonic()
-        content = {
-            "at": time.time(),
-            "rule": decision.rule,
-            "why": decision.why,
-            "problem": self.problem,
-            "suspended": self.suspended,
-            "read_seconds_ago": round(time.monotonic() - self.reading.asked, 2) if self.reading is not NEVER else None,
-            "paused": self.reading.paused,
-            "maintenance": list(self.reading.maintenance),
-            "state": state._asdict() if state else None,
-            "own": own._asdict() if own else None,
-        }
-        with contextlib.suppress(Problem, OSError):  # a full disk; the journal has it, too
-            files.write(SAID, json.dumps(content))

@@ -23,6 +23,8 @@ STATE, WISH, PAUSED = f"{PREFIX}state", f"{PREFIX}wish", f"{PREFIX}paused"
 SUSPENDED = f"{PREFIX}suspended"
 #: Who asks the writer for a copy of its data, and of which asking that is.
 SEED = f"{PREFIX}seed"
+#: When the writer last changed, from whom to whom, and why; for people.
+LAST = f"{PREFIX}last"
 MEMBERS, MAINTENANCE = f"{PREFIX}members/", f"{PREFIX}maintenance/"
 #: Of a question of the agent, over all members. A leader is elected within about a second.
 SECONDS = 0.6
@@ -50,6 +52,8 @@ class Reading:
     """The host on which somebody suspended the agents."""
     seed: str = ""
     """What stands under SEED."""
+    last: str = ""
+    """What stands under LAST."""
 
     def view(self, peer: str, silent: bool = False) -> View:
         age = time.monotonic() - self.asked
@@ -89,6 +93,7 @@ class Board:
                 tuple(sorted(key.removeprefix(MAINTENANCE) for key, _ in under(found, MAINTENANCE))),
                 str(found[SUSPENDED].text) if SUSPENDED in found else "",
                 str(found[SEED].text) if SEED in found else "",
+                str(found[LAST].text) if LAST in found else "",
             )
         except ValueError as error:
             raise Problem(f"{error}: run the role mysql_replication on both database hosts") from None
@@ -140,6 +145,11 @@ class Board:
             else:
                 return done.now if done.done else None
         return None
+
+    def note_move(self, before: str, after: str, why: str) -> None:
+        """Write down for people that the writer changed."""
+        told = {"at": round(time.time()), "from": before, "to": after, "why": why}
+        self.store.put(LAST, json.dumps(told), 0, self.seconds)
 
     # --- what people ask for ------------------------------------------------------------------------
 

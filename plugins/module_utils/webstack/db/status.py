@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ..core.errors import Problem
@@ -113,6 +114,22 @@ def decided(agent: dict[str, Any]) -> str:
     pair = agent["state"]
     text = f"epoch {pair['epoch']}, {pair['writer']} writes" if pair else "nothing known"
     if pair:
-        text += f", {pair['replica']} holds every row" if pair["replica"] else ", alone: no other host holds every row"
+        text += f", {pair['replica']} holds every row" if pair["replica"] else f", alone{alone(agent)}"
+    if last := agent.get("last"):
+        text += f"\n  last change: {when(last['at'])} from {last['from']} to {last['to']}: {last['why']}"
     text += f"\n  this host {agent['rule']}: {agent['why']}"
     return text + (f"\n  problem: {agent['problem']}" if agent["problem"] else "")
+
+
+def alone(agent: dict[str, Any]) -> str:
+    """Say how long no other host has held every row, and how much would be lost with the writer."""
+    kept = agent.get("alone") or {}
+    if not kept:
+        return ": no other host holds every row"
+    text = f" since {when(kept['since'])}: no other host holds every row"
+    count = kept["transactions"]
+    return text if count is None else f"{text}; {count} transactions are on it only"
+
+
+def when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(at))

@@ -17,6 +17,12 @@ def lives_here() -> bool:
     return CONFIG.exists()
 
 
+def own_metrics() -> str:
+    from .metrics import metrics
+
+    return metrics(status(Config(), detail=False))
+
+
 def summary() -> Summary:
     return summary_of(status(Config(), detail=False))
 

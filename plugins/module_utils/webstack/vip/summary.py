@@ -8,6 +8,9 @@ from ..core.summary import Summary
 from .doctor import findings
 from .host import CONFIG, Host, flag
 
+#: Its doctor runs the alarm command, within seconds.
+TELLS_ITSELF = True
+
 
 def lives_here() -> bool:
     return CONFIG.exists()
