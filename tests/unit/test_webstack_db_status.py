@@ -15,7 +15,8 @@ SAYS: dict[str, Any] = {
 }  # fmt: skip
 SERVER: dict[str, Any] = {
     "name": "db1", "running": True, "role": "primary", "read_only": False, "gtid": "0-1-5", "replica": {}, "error": "",
-    "disk": {"problem": ""}, "peer": {}, "writer_address": "", "mode": "auto",
+    "disk": {"problem": ""}, "drift": {"tables": [], "compared_at": None}, "peer": {}, "writer_address": "",
+    "mode": "auto",
 }  # fmt: skip
 
 
@@ -115,3 +116,30 @@ def test_what_was_not_seen_has_no_sample() -> None:
     assert counted({}, **replica, replica={"lag_seconds": 4})["lag_seconds"] == 4
     assert "lag_seconds" not in counted({}, **replica, replica={"lag_seconds": None})
     assert counted({"state": None}, mode="manual") == {"up": 1, "writable": 1}
+
+
+# --- the two servers' data --------------------------------------------------------------------------
+
+
+def drifted(*titles: str, at: float | None = 60) -> dict[str, Any]:
+    return {"tables": [{"title": title, "places": 2, "at": 60} for title in titles], "compared_at": at}
+
+
+def test_what_differs_is_a_finding_of_the_host_that_has_it(capsys: pytest.CaptureFixture[str]) -> None:
+    now = time.time()
+    assert found({}, drift=drifted("shop.orders", at=now))[1] == ["drift"]
+    assert found({}, drift=drifted(at=now))[1] == []
+    assert found({}, drift=drifted(at=None))[1] == []
+    status.print_status({**SERVER, "agent": {}, "mode": "manual", "drift": drifted("shop.orders")})
+    out = capsys.readouterr().out
+    assert "  DIFFERS FROM THE WRITER'S: shop.orders, 2 places, at 1970-01-01 00:01:00 UTC\n" in out
+    assert "  data compared at 1970-01-01 00:01:00 UTC\n" in out
+
+
+def test_a_comparison_that_is_days_old_is_a_finding() -> None:
+    assert found({}, drift=drifted(at=time.time() - summary.OLD_COMPARISON_SECONDS - 1))[1] == ["drift_unknown"]
+
+
+def test_of_many_tables_some_are_named() -> None:
+    seen = summary.summary_of({**SERVER, "agent": {}, "mode": "manual", "drift": drifted(*"abcdefg", at=time.time())})
+    assert [one.text.split(": ")[1] for one in seen.findings] == ["a, b, c, d, e and others (docs/database.md)"]

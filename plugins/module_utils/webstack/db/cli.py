@@ -25,6 +25,8 @@ from .config import Config
 
 #: What mysql_replication_seed_timeout_seconds is by default: half a day.
 SEED_SECONDS = 43200
+#: The next night's comparison finds nobody at work.
+DRIFT_SECONDS = 80000
 
 
 def parser() -> Parser:
@@ -79,6 +81,10 @@ def parser() -> Parser:
     add("recover", "undo an exchange of the data directory that was cut off (mariadb.service)")
     add("receive-wait", "wait until the backup is in use", SEED_SECONDS)
     add("watch", "follow the server's role (webstack-db.service)")
+    sub = add("drift", "compare the data of the two servers, from the writer's host", DRIFT_SECONDS)
+    sub.add_argument(
+        "--nightly", action="store_true", help="unless the role switched it off"
+    )
     add("record", "note the options of this start (mariadb.service)")
     add("drop-address", "give the writer address up (mariadb.service)")
     return found
@@ -192,6 +198,13 @@ def act(options: argparse.Namespace) -> int:
                 from .watch import Watcher
 
                 Watcher(config).run()
+        case "drift":
+            from . import drift
+
+            if options.nightly and not config.compares:
+                print("mysql_replication_drift_check is off")
+            elif done := drift.compare(config, options.wait):
+                drift.told(done)
         case "record":
             from . import options as files
 

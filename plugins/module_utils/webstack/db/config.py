@@ -57,6 +57,8 @@ class Config:
         #: Whether the agent seeds this host's data anew by itself, and how long that may take.
         self.reseeds = raw.flag("reseeds") if "reseeds" in raw else False
         self.seed_seconds = raw.number("seed_seconds") if "seed_seconds" in raw else 43200.0
+        #: Whether the timer compares the data of the two servers.
+        self.compares = raw.flag("compares") if "compares" in raw else True
         self.semi_sync_timeout = raw.whole("semi_sync_timeout")
 
     @property

@@ -14,6 +14,7 @@ from .ask import said
 from .config import Config
 from .data import schema_folders
 from .disk import disk_state
+from .drift import differences
 from .marker import marker
 from .options import wanted_options
 from .role import link_is_current, look, role_of, user_schemas
@@ -53,6 +54,7 @@ def status(config: Config, detail: bool) -> dict[str, Any]:
         "writer_address": config.writer_address,
         "has_writer_address": bool(config.writer_address) and carries_address(config),
         "error": "",
+        "drift": {"tables": [], "compared_at": None},
     }
     session = local_session(config)
     try:
@@ -62,6 +64,8 @@ def status(config: Config, detail: bool) -> dict[str, Any]:
         result["has_source"] = seen["replica"] is not None
         result["schemas"] = user_schemas(session)
         result["disk"] = disk_state(config, session)
+        found, compared = differences(session)
+        result["drift"] = {"tables": [one._asdict() for one in found], "compared_at": compared}
         if detail:
             result["time_zones_current"] = time_zones_current(session)
             result["pending"] = pending(config, session)
@@ -78,7 +82,7 @@ def status(config: Config, detail: bool) -> dict[str, Any]:
     result["mode"] = config.mode
     result["agent"] = said() if config.decided else {}
     if detail:
-        result["units"] = unit_states("mariadb.service", "webstack-db.service")
+        result["units"] = unit_states("mariadb.service", "webstack-db.service", "webstack-db-drift.timer")
     return result
 
 
@@ -101,6 +105,10 @@ def print_status(state: dict[str, Any]) -> None:
         print(f"  CANNOT WRITE: {state['disk']['problem']}")
     if state["writer_address"]:
         print(f"  writer address {state['writer_address']}: {'here' if state['has_writer_address'] else 'not here'}")
+    for one in state["drift"]["tables"]:
+        print(f"  DIFFERS FROM THE WRITER'S: {one['title']}, {one['places']} places, at {when(one['at'])}")
+    if compared := state["drift"]["compared_at"]:
+        print(f"  data compared at {when(compared)}")
     if state["peer"]:
         print(line(state["peer"], state["peer"]["name"]))
     if state["mode"] != "manual":

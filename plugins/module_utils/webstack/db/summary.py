@@ -48,6 +48,12 @@ def summary_of(state: Mapping[str, Any]) -> Summary:
         found.line += f" from {replica['source']}, lag {replica['lag_seconds']} s"
         stopped = " and ".join(word for word, runs in (("io", replica["io"]), ("sql", replica["sql"])) if not runs)
         found.add("replication", stopped and f"replication is stopped ({stopped}): {replica['error'] or 'no error'}")
+    if different := state["drift"]["tables"]:
+        names = ", ".join(one["title"] for one in different[:5]) + (" and others" if different[5:] else "")
+        found.add("drift", f"its rows were other ones than the writer's when compared: {names} (docs/database.md)")
+    compared = state["drift"]["compared_at"]
+    old = compared is not None and time.time() - compared > OLD_COMPARISON_SECONDS
+    found.add("drift_unknown", old and "the data of the two servers was last compared days ago")
     if state["mode"] != "manual":
         _decided(found, state["agent"])
     peer = state["peer"]
@@ -63,6 +69,8 @@ SAD = {
 }  # fmt: skip
 #: An agent that has said nothing for so long does not run, or hangs.
 SILENT_SECONDS = 15
+#: The timer compares every day.
+OLD_COMPARISON_SECONDS = 3 * 86400
 #: Beyond this, nothing can be decided by what was read.
 OLD_SECONDS = 5
 
