@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,8 @@ class Account:
 
     name: str
     host: str
-    password_hash: str
+    logins: Sequence[str]
+    """What the server keeps of each password that it accepts; the first is the account's own."""
     tls: int
     grants: Grants = field(default_factory=dict)
 
@@ -95,22 +96,41 @@ def wanted(item: Mapping[str, Any]) -> Account:
     return Account(
         name=item["name"],
         host=item.get("host") or "%",
-        password_hash=password_hash(item["password"]),
+        logins=[password_hash(word) for word in (item["password"], *(item.get("password_fallbacks") or []))],
         tls=tls,
         grants={where: what for where, what in grants.items() if what},
     )
 
 
+def kept_logins(entry: Mapping[str, Any]) -> list[str]:
+    """Return the hashes of an account's entry in mysql.global_priv; an empty text for any other way to log in."""
+    found = []
+    # Of several ways, an empty one stands for what the entry itself has.
+    for way in entry.get("auth_or") or [{}]:
+        one = way or entry
+        native = one.get("plugin") in ("", "mysql_native_password")
+        found.append(str(one.get("authentication_string", "")) if native else "")
+    return found
+
+
+def changed_logins(want: Account, have: Account) -> str:
+    """Say in words that may be shown which passwords an account gets or loses."""
+    if list(have.logins[:1]) != list(want.logins[:1]):
+        return f"set the password of {want.label}" + (", and accept former ones" if want.logins[1:] else "")
+    count = len(want.logins) - 1
+    return f"accept {count} former passwords of {want.label}" if count else f"end the former passwords of {want.label}"
+
+
 def statements(want: Account, have: Account | None) -> list[tuple[str, str]]:
     """Statements from what is to what is wanted, each with a description that may be shown."""
     steps: list[tuple[str, str]] = []
-    login = f"IDENTIFIED VIA mysql_native_password USING {quote(want.password_hash)}"
+    login = "IDENTIFIED VIA " + " OR ".join(f"mysql_native_password USING {quote(one)}" for one in want.logins)
     require = f"REQUIRE {REQUIRE[want.tls]}"
     if have is None:
         steps.append((f"CREATE USER {want.sql} {login} {require}", f"create account {want.label}"))
-        have = Account(want.name, want.host, want.password_hash, want.tls)
-    if have.password_hash != want.password_hash:
-        steps.append((f"ALTER USER {want.sql} {login}", f"set the password of {want.label}"))
+        have = Account(want.name, want.host, want.logins, want.tls)
+    if list(have.logins) != list(want.logins):
+        steps.append((f"ALTER USER {want.sql} {login}", changed_logins(want, have)))
     if have.tls != want.tls:
         steps.append((f"ALTER USER {want.sql} {require}", f"require {REQUIRE[want.tls]} of {want.label}"))
     for where in sorted({*want.grants, *have.grants}):

@@ -39,6 +39,11 @@ options:
         description: Its password.
         type: str
         required: true
+      password_fallbacks:
+        description: Former passwords that are still accepted.
+        type: list
+        elements: str
+        default: []
       privileges:
         description: What it may do, and nothing else.
         type: list
@@ -125,12 +130,11 @@ def existing(session: Session, accounts: list[core.Account]) -> dict[str, core.A
         entry = by_name.get((account.name, account.host))
         if entry is None:
             continue
-        native = entry.get("plugin") in ("", "mysql_native_password")
         grants = [str(line) for row in session.rows(f"SHOW GRANTS FOR {account.sql}") for line in row.values()]
         have[account.label] = core.Account(
             name=account.name,
             host=account.host,
-            password_hash=entry.get("authentication_string", "") if native else "",
+            logins=core.kept_logins(entry),
             tls=int(entry.get("ssl_type", 0)),
             grants=core.parse_grants(grants),
         )
@@ -188,6 +192,7 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         "host": {"type": "str", "default": "%"},
         "password": {"type": "str", "required": True, "no_log": True},
+        "password_fallbacks": {"type": "list", "elements": "str", "default": [], "no_log": True},
         "privileges": {"type": "list", "elements": "dict", "default": [], "options": privilege},
         "require_tls": {"type": "bool", "default": True},
         "require_certificate": {"type": "bool", "default": False},

@@ -118,6 +118,8 @@ def _password(settings: Settings) -> Iterator[str]:
     # The server keeps no more for a replica's login.
     if not 1 <= len(password.encode()) <= 96 or not password.isprintable():
         yield "mysql_replication_password needs 1 to 96 printable characters"
+    if not all(settings.get("mysql_replication_password_fallbacks") or []):
+        yield "mysql_replication_password_fallbacks has an empty password"
 
 
 def _names(settings: Settings) -> Iterator[str]:
@@ -143,6 +145,9 @@ def _settings_of_the_server(settings: Settings) -> Iterator[str]:
 def _accounts(settings: Settings) -> Iterator[str]:
     """Refuse accounts that would write on a server that is closed: read_only does not bind READ ONLY ADMIN."""
     for account in settings["mysql_replication_accounts"]:
+        # Which would let anybody in.
+        if not all(account.get("password_fallbacks") or []):
+            yield f"mysql_replication_accounts: password_fallbacks of {account['name']} has an empty password"
         for privilege in account.get("privileges") or []:
             words = {re.sub(r"[ _]+", " ", word).strip().upper() for word in privilege.get("grant") or []}
             wide = {"ALL", "ALL PRIVILEGES", "READ ONLY ADMIN"} & words

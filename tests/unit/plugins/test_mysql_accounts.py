@@ -108,6 +108,34 @@ def test_an_account_that_differs_is_changed(session: Session, priv: dict[str, An
     assert [words.split("'@'")[0] for words in session.did] == ["ALTER USER 'site"]
 
 
+OLD = core.password_hash("old")
+
+
+def test_a_former_password_is_accepted_as_long_as_it_is_listed(session: Session) -> None:
+    have_site(session, authentication_string=OLD)
+    rotated = {**ITEM, "password_fallbacks": ["old"]}
+    assert bring(session, rotated) == ["set the password of site@%, and accept former ones"]
+    new = core.password_hash("pw")
+    way = "mysql_native_password USING"
+    assert session.did == [f"ALTER USER 'site'@'%' IDENTIFIED VIA {way} '{new}' OR {way} '{OLD}'"]
+
+
+def test_both_are_found_where_the_server_keeps_them(session: Session) -> None:
+    second = {"plugin": "mysql_native_password", "authentication_string": OLD}
+    have_site(session, auth_or=[{}, second])
+    assert bring(session, {**ITEM, "password_fallbacks": ["old"]}) == []
+    assert bring(session, ITEM) == ["end the former passwords of site@%"]
+    assert bring(session, {**ITEM, "password_fallbacks": ["old", "older"]}) == ["accept 2 former passwords of site@%"]
+    have_site(session, auth_or=[{}, {"plugin": "unix_socket"}])
+    assert bring(session, ITEM) == ["end the former passwords of site@%"]
+
+
+def test_a_new_account_accepts_former_passwords_too(session: Session) -> None:
+    bring(session, {**ITEM, "password_fallbacks": ["old"]})
+    assert session.did[0].count("mysql_native_password USING") == 2
+    assert "old'" not in "".join(session.did)
+
+
 def test_accounts_without_a_name_and_the_empty_schema_test_go(session: Session) -> None:
     session.accounts["", "it's"] = {}
     session.schemas.append("test")

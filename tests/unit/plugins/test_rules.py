@@ -359,6 +359,15 @@ def test_an_account_that_no_fence_binds_is_refused() -> None:
     assert found("*.*", "PROCESS", "RELOAD") == found("site.*", "ALL") == []
 
 
+def test_a_former_password_that_lets_anybody_in_is_refused() -> None:
+    account = {"name": "boss", "password": "x", "password_fallbacks": ["old", ""]}
+    change = {"mysql_replication_accounts": [account], "mysql_replication_password_fallbacks": [""]}
+    assert rendering.problems("mysql_replication", GOOD["mysql_replication"] | change) == [
+        "mysql_replication_password_fallbacks has an empty password",
+        "mysql_replication_accounts: password_fallbacks of boss has an empty password",
+    ]
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -82,9 +82,7 @@ def parser() -> Parser:
     add("receive-wait", "wait until the backup is in use", SEED_SECONDS)
     add("watch", "follow the server's role (webstack-db.service)")
     sub = add("drift", "compare the data of the two servers, from the writer's host", DRIFT_SECONDS)
-    sub.add_argument(
-        "--nightly", action="store_true", help="unless the role switched it off"
-    )
+    sub.add_argument("--nightly", action="store_true", help="unless the role switched it off")
     add("record", "note the options of this start (mariadb.service)")
     add("drop-address", "give the writer address up (mariadb.service)")
     return found
