@@ -442,6 +442,12 @@ class TestActiveActive:
 
     second = "10.77.2.101"
 
+    def wait_for_shares(self) -> None:
+        deadline = time.monotonic() + 20
+        while (owners(), owners(self.second)) != (["vip-lb1"], ["vip-lb2"]) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert (owners(), owners(self.second)) == (["vip-lb1"], ["vip-lb2"])
+
     @pytest.mark.quiet
     def test_each_serves_one_and_one_serves_both(self) -> None:
         done = play(
@@ -451,10 +457,7 @@ class TestActiveActive:
             vip_failover_preempt_delay_seconds=2,
         )
         assert done.returncode == 0, done.stdout
-        deadline = time.monotonic() + 15
-        while (owners(), owners(self.second)) != (["vip-lb1"], ["vip-lb2"]) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        assert (owners(), owners(self.second)) == (["vip-lb1"], ["vip-lb2"])
+        self.wait_for_shares()
         seen = watch(lambda: docker("kill", "vip-lb2"), 2.5, url=f"http://{self.second}/")
         tell("active-active, host killed, its address", seen)
         assert 0 < seen["longest_outage_ms"] <= 600, seen
@@ -462,7 +465,7 @@ class TestActiveActive:
         back = watch(lambda: boot("vip-lb2"), 8, interval=0.02, url=f"http://{self.second}/")
         tell("active-active, it returns", back)
         assert back["failed"] == 0, back
-        assert (owners(), owners(self.second)) == (["vip-lb1"], ["vip-lb2"])
+        self.wait_for_shares()
 
     def test_taking_its_share_back_breaks_no_connection(self) -> None:
         on("vip-lb2", "webstack vip switchover")
