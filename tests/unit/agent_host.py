@@ -184,6 +184,7 @@ class Server:
             "@@version": lambda: [
                 {
                     **{"version": "11.8", "server_id": "1", "read_only": str(int(self.read_only)), "gtid": self.gtid},
+                    "applied": self.applied,
                     **{"gtid_binlog_pos": self.logged, "gtid_binlog_state": self.logged_state or self.logged},
                     **{
                         "semi_sync": self.semi_sync,

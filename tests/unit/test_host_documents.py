@@ -54,6 +54,8 @@ class Host:
             "version": "11",
             "mode": "manual",
             "agent": {},
+            "drift": {"tables": [], "compared_at": None},
+            "astray": "",
         }
         self.patch.setattr(db, "Config", lambda: None)
         self.patch.setattr(db, "status", lambda *_: {**state, "disk": {"problem": ""}, "peer": {}})
@@ -62,10 +64,10 @@ class Host:
     def _backup(self) -> Any:
         backup = Tier("backup")
         config = self.home / "config.json"
-        config.write_text("{}")
+        config.write_text('{"proof_enabled": true, "proof_alarm_hours": 27}')
         self.patch.setattr(backup, "CONFIG", str(config))
         one = {"id": "0a1b", "time": "2026-01-01T00:00:00.000Z", "bytes": 5, "kind": "daily", "gtid": "0-1-2"}
-        self.patch.setattr(backup.Repository, "snapshots", lambda _self: [{**one, "host": "db2"}])
+        self.patch.setattr(backup.Repository, "known", lambda _self: ([{**one, "host": "db2"}], backup.Notes()))
         return backup
 
     def backup_list(self) -> list[str]:

@@ -267,7 +267,11 @@ def test_every_unit_of_ours_tells_when_it_fails(path: pathlib.Path) -> None:
     if path.name in ("webstack-tls-alarm.service.j2", "webstack-backup-failed@.service.j2"):
         assert "OnFailure" not in text, "it is the alarm"
         return
-    own = {"webstack-tls.service.j2": "webstack-tls-alarm", "webstack-backup@.service.j2": "webstack-backup-failed@%i"}
+    own = {
+        "webstack-tls.service.j2": "webstack-tls-alarm",
+        "webstack-backup@.service.j2": "webstack-backup-failed@%i",
+        "webstack-backup-proof.service.j2": "webstack-backup-failed@proof",
+    }
     (named,) = re.findall(r"^OnFailure=(.+)\.service$", text, re.MULTILINE)
     if path.name in own:
         assert named == own[path.name]

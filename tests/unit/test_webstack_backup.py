@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -11,10 +12,19 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup import cli, repository, server
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup import (
+    cli,
+    prove,
+    repository,
+    server,
+    summary,
+    trial,
+)
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup.notes import Notes
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup.tools import Tools
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import lock
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.config import Settings
@@ -413,6 +423,11 @@ class FakeServer(server.Server):
     def look(self) -> dict[str, Any]:
         return self.what
 
+    doubt = ""
+
+    def doubtful(self) -> str:
+        return self.doubt
+
 
 class FakeRepository(repository.Repository):
     def __init__(self, tools: Tools, fails: str, code: int) -> None:
@@ -420,21 +435,35 @@ class FakeRepository(repository.Repository):
         self.fails, self.code = fails, code
         self.kept: dict[str, list[str]] = {"old00000": []}
         self.calls: list[str] = []
+        self.noted = ""
 
     def restic(self, *arguments: str, **_options: Any) -> Done:
         self.calls.append(arguments[0])
         failed = self.fails == arguments[0]
         if arguments[0] == "backup" and (not failed or self.code == 3):
-            self.kept["new00000"] = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
+            name = f"note{len(self.kept):04}" if "--stdin" in arguments else "new00000"
+            self.kept[name] = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
         if failed:
             return Done(arguments, self.code, "", "Fatal: fake")
         output = ""
+        wanted = {after for word, after in itertools.pairwise(arguments) if word == "--tag"}
+        have = [
+            {"id": name, "short_id": name, "time": "2026-01-02T03:04:05Z", "hostname": "db2", "tags": tags}
+            for name, tags in self.kept.items()
+            if wanted & set(tags)
+        ]
         if arguments[0] == "snapshots":
-            wanted = arguments[arguments.index("--tag") + 1]
-            output = json.dumps([{"id": name} for name, tags in self.kept.items() if wanted in tags])
-        if arguments[0] == "forget" and "--prune" not in arguments:
-            del self.kept[arguments[-1]]
-        if arguments[0] == "backup":
+            output = json.dumps(have)
+        elif arguments[0] == "dump":
+            output = self.noted
+        elif "--stdin" in arguments:
+            self.noted = _options["text"]
+        elif "--dry-run" in arguments:
+            output = json.dumps([{"keep": have[-1:], "remove": have[:-1]}] if have else None)
+        elif arguments[0] == "forget" and "--keep-last" not in arguments:
+            for name in [word for word in arguments if word in self.kept]:
+                del self.kept[name]
+        if arguments[0] == "backup" and "--stdin" not in arguments:
             output = json.dumps({"message_type": "summary", "snapshot_id": "new00000"})
         return Done(arguments, 0, output, "")
 
@@ -484,7 +513,8 @@ def test_a_good_run_applies_the_retention_last(tmp_path: pathlib.Path) -> None:
     fake = Fake(tmp_path)
     fields = fake.run("daily")
     assert list(fields) == ["kind", "host", "snapshot", "bytes", "seconds", "gtid"]
-    assert fake.repository.calls == ["cat", "unlock", "backup", "check", "forget"]
+    # What there is, what is over; then what a failed run has left.
+    assert fake.repository.calls == ["cat", "unlock", "backup", "check", "snapshots", "forget", "prune"]
     assert {"shop", "kind=daily", "gtid=0-1-5"} <= set(fake.repository.kept["new00000"])
     assert not (tmp_path / "staging/data").exists()
 
@@ -497,6 +527,38 @@ def test_a_failed_run_leaves_no_snapshot_and_forgets_no_old_one(tmp_path: pathli
             fake.run("daily")
     assert list(fake.repository.kept) == ["old00000"]
     assert not (tmp_path / "staging/data").exists()
+
+
+def test_a_replica_with_wrong_rows_is_not_backed_up(tmp_path: pathlib.Path) -> None:
+    fake = Fake(tmp_path)
+    fake.server.doubt = "rows of shop.orders differ from the writer's"
+    with pytest.raises(Problem, match=r"rows of shop\.orders differ from the writer's: a backup would keep that"):
+        fake.run("daily")
+    assert fake.repository.calls == []
+
+
+@pytest.mark.parametrize(
+    ("out", "doubt"),
+    [
+        ({"drift": {"tables": []}, "astray": ""}, ""),
+        ({"drift": {"tables": []}, "astray": "was written to: 0-2-9"}, "this replica was written to: 0-2-9"),
+        ({"drift": {"tables": [{"title": "a.b"}]}, "astray": ""}, "rows of a.b differ from the writer's"),
+    ],
+)
+def test_what_makes_a_copy_doubtful(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, out: dict[str, Any], doubt: str
+) -> None:
+    fake = Fake(tmp_path)
+    real = server.Server(fake.tools)
+    monkeypatch.setattr(server, "ROLE_SETTINGS", tmp_path / "absent")
+    assert real.doubtful() == "", "another role than ours decides there"
+    (tmp_path / "db.json").touch()
+    monkeypatch.setattr(server, "ROLE_SETTINGS", tmp_path / "db.json")
+    monkeypatch.setattr(fake.tools, "answer", Done([], 0, json.dumps(out), ""))
+    assert real.doubtful() == doubt
+    monkeypatch.setattr(fake.tools, "answer", Done([], 1, "", "no answer"))
+    with pytest.raises(Problem, match="webstack db status: no answer"):
+        real.doubtful()
 
 
 def test_a_backup_stays_good_when_the_retention_fails(tmp_path: pathlib.Path) -> None:
@@ -901,3 +963,324 @@ def test_what_a_backup_notes_about_itself_is_read_with_care(tmp_path: pathlib.Pa
             backup.position_in(note)
     note.write_text('{"gtid": "0-1-5,1-2-7"}')
     assert backup.position_in(note) == "0-1-5,1-2-7"
+
+
+# --- what is known about single backups ---------------------------------------------------------------
+
+
+def backups(*names: str) -> list[dict[str, Any]]:
+    return [{"id": name} for name in names]
+
+
+def test_notes_are_read_as_they_were_written() -> None:
+    notes = Notes()
+    notes.pin("a", "before the move", "db2")
+    notes.proven("b", True, "db2", seconds=3)
+    assert Notes.decode(notes.encode()) == notes
+    assert notes.about("a") == {"proven": None, "pinned": "before the move"}
+    assert notes.about("b") == {"proven": True, "pinned": None}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"format": 1}', "cannot be read"),
+        ('{"format": 2, "pins": {}, "proofs": {}}', "have format 2, this program reads 1"),
+    ],
+)
+def test_notes_that_nobody_understands_are_no_empty_ones(text: str, words: str) -> None:
+    """Else the retention would remove what somebody pinned."""
+    with pytest.raises(Problem, match=words):
+        Notes.decode(text)
+
+
+def test_what_no_retention_removes() -> None:
+    notes = Notes()
+    notes.pin("a", "", "db2")
+    for name, ok in (("b", True), ("c", True), ("d", False)):
+        notes.proven(name, ok, "db2")
+    assert notes.kept(backups("a", "b", "c", "d", "e")) == {"a", "c"}
+    assert notes.kept(backups("d", "e")) == set()
+    notes.only(["a", "d"])
+    assert (set(notes.pins), set(notes.proofs)) == ({"a"}, {"d"})
+
+
+def test_pinned_and_proven_backups_outlive_the_retention(tmp_path: pathlib.Path) -> None:
+    fake = Fake(tmp_path)
+    fake.repository.kept = {name: ["shop"] for name in ("pinned00", "proven00", "surplus0", "damaged0")}
+    notes = Notes()
+    notes.pin("pinned00", "", "db2")
+    notes.proven("proven00", True, "db2")
+    notes.proven("damaged0", False, "db2")
+    for _ in range(2):
+        fake.repository.keep_notes(notes, fake.repository.snapshots())
+    assert "note0005" in fake.repository.kept
+    assert "note" not in str(fake.repository.snapshots()), "they are no backup"
+    fake.run("daily")
+    assert set(fake.repository.kept) == {"pinned00", "proven00", "new00000", "note0005"}, "the last notes are enough"
+
+
+def test_without_its_notes_the_retention_removes_nothing(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = Fake(tmp_path)
+    fake.repository.kept = {"older000": ["shop"], "note0000": ["shop.notes"]}
+    assert fake.run("daily")["retention"] == "failed"
+    assert set(fake.repository.kept) == {"older000", "note0000", "new00000"}
+    assert "retention failed: the repository's notes of pins and proofs cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fails", ["snapshots", "dump"])
+def test_notes_that_cannot_be_fetched_are_a_problem(tmp_path: pathlib.Path, fails: str) -> None:
+    fake = Fake(tmp_path, fails)
+    fake.repository.kept = {"note0000": ["shop.notes"]}
+    with pytest.raises(Problem, match="cannot be read"):
+        fake.repository.known()
+
+
+# --- a proof ------------------------------------------------------------------------------------------
+
+FACTS = {"gtid": "0-1-5", "host": "db2", "binlog_file": "binlog.000002", "binlog_position": 328}
+
+
+class Live:
+    """A session of a server; `says` are answers by words of the question."""
+
+    def __init__(self, **says: list[dict[str, Any]]) -> None:
+        self.says: dict[str, list[dict[str, Any]]] = {
+            "log_bin_basename": [{"base": "/var/lib/mysql/binlog"}],
+            "SHOW BINARY LOGS": [{"Log_name": f"binlog.00000{number}"} for number in (1, 2, 3)],
+            "binlog_snapshot": [
+                {"Variable_name": "Binlog_snapshot_file", "Value": "binlog.000003"},
+                {"Variable_name": "Binlog_snapshot_position", "Value": "77"},
+            ],
+            "COUNT(*)": [{"a": "3", "b": "99"}],
+            **{key.replace("_", " "): value for key, value in says.items()},
+        }
+        self.did: list[str] = []
+        self.fails: dict[str, Problem] = {}
+
+    def rows(self, statement: str, _seconds: float | None = None) -> list[dict[str, Any]]:
+        self.did.append(statement)
+        for words, problem in self.fails.items():
+            if words in statement:
+                raise problem
+        return next((answer for words, answer in self.says.items() if words in statement), [])
+
+    def run(self, *statements: str) -> None:
+        for statement in statements:
+            self.rows(statement)
+
+    def close(self) -> None:
+        self.did.append("closed")
+
+
+ORDERS = db.Table("shop", "orders", (), ())
+
+
+@pytest.fixture
+def live(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> Any:
+    """A live server and a trial with the same rows, on the host that took the backup."""
+    fake = Fake(tmp_path)
+    fake.values["timeout_seconds"] = 60
+    live, restored = Live(), Live()
+    monkeypatch.setattr(prove.socket, "gethostname", lambda: "db2")
+    monkeypatch.setattr(fake.server, "session", lambda *_: live)
+    monkeypatch.setattr(prove.data, "tables", lambda _: [ORDERS, ORDERS._replace(name="m", engine="MEMORY")])
+    replayed: list[Any] = []
+    monkeypatch.setattr(prove.trial, "replay", lambda *words: replayed.append(words[1:4]))
+
+    def compare(**facts: Any) -> Any:
+        return prove.compare(fake.server, restored, tmp_path, {**FACTS, **facts})  # type: ignore[arg-type]
+
+    return SimpleNamespace(fake=fake, live=live, restored=restored, replayed=replayed, compare=compare)
+
+
+def test_a_trial_is_compared_at_one_moment_of_the_live_server(live: Any) -> None:
+    assert live.compare() == {
+        "tables": 1, "rows": 3, "left_out": ["shop.m: engine MEMORY takes no part in transactions"]
+    }  # fmt: skip
+    logs = [pathlib.Path(f"/var/lib/mysql/binlog.00000{number}") for number in (2, 3)]
+    assert live.replayed == [(logs, 328, 77)]
+    did = live.live.did
+    assert did.index("START TRANSACTION WITH CONSISTENT SNAPSHOT") < did.index("ROLLBACK") < did.index("closed")
+    assert not any(word in text for text in did for word in ("SET GLOBAL", "STOP", "FLUSH"))
+
+
+@pytest.mark.parametrize("answer", [{"a": "2", "b": "99"}, {"a": "3", "b": "98"}])
+def test_one_row_that_differs_is_no_proof(live: Any, answer: dict[str, str]) -> None:
+    live.restored.says["COUNT(*)"] = [answer]
+    with pytest.raises(Problem, match=r"shop\.orders has \d rows with sum \d\d where the server has 3 with 99"):
+        live.compare()
+    assert live.live.did[-1] == "closed"
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({"host": "db1"}, "all tables: the backup is of db1, whose binary logs are not here"),
+        ({"binlog_file": "binlog.000000"}, "all tables: binlog.000000, where the backup ends, is no longer there"),
+    ],
+)
+def test_what_cannot_be_brought_up_to_date_is_said(live: Any, facts: dict[str, str], why: str) -> None:
+    assert live.compare(**facts) == {"tables": 0, "rows": 0, "left_out": [why]}
+    assert live.replayed == []
+
+
+def test_a_table_that_is_altered_meanwhile_is_left_out_and_any_other_error_is_one(live: Any) -> None:
+    live.live.fails["COUNT(*)"] = SqlError("ERROR 1412: changed")
+    assert live.compare()["left_out"][0] == "shop.orders: was altered meanwhile"
+    live.live.fails["COUNT(*)"] = SqlError("ERROR 1030: from storage engine")
+    with pytest.raises(Problem, match="1030"):
+        live.compare()
+
+
+def test_a_server_that_has_become_the_writer_is_left_alone(live: Any) -> None:
+    live.fake.what.update(role="primary", read_only=False, followers=1)
+    with pytest.raises(Problem, match="this server is the primary"):
+        live.compare()
+    assert live.replayed == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "good"),
+    [
+        ("status", "OK", True),
+        ("note", "The storage engine for the table doesn't support check", True),
+        ("status", "Operation failed", False),
+        ("error", "Corrupt", False),
+        ("warning", "InnoDB: Index PRIMARY is marked as corrupted", False),
+    ],
+)
+def test_every_table_is_read(kind: str, text: str, good: bool) -> None:
+    session = Live(
+        information_schema_TABLES=[], CHECK_TABLE=[{"Msg_type": kind, "Msg_text": text}]
+    )  # fmt: skip
+    session.says["information_schema.TABLES"] = [{"place": "shop", "name": "or`ders"}]
+    with contextlib.nullcontext() if good else pytest.raises(Problem, match=r"CHECK TABLE shop\.or`ders: "):
+        prove.check(session)  # type: ignore[arg-type]
+    assert session.did[-1] == "CHECK TABLE `shop`.`or``ders`"
+
+
+def test_a_backup_has_to_be_the_one_that_it_is_called(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(Problem, match=r"has no webstack-backup\.json"):
+        prove.facts_of(tmp_path, {"gtid": "0-1-5"})
+    (tmp_path / "webstack-backup.json").write_text(json.dumps(FACTS))
+    assert prove.facts_of(tmp_path, {"gtid": "0-1-5"})["host"] == "db2"
+    with pytest.raises(Problem, match="it stands at 0-1-5, the repository says 0-1-6"):
+        prove.facts_of(tmp_path, {"gtid": "0-1-6"})
+
+
+@pytest.mark.parametrize(("damaged", "fails"), [(True, ""), (False, "check"), (False, "")])
+def test_a_proof_is_noted_good_or_not(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, damaged: bool, fails: str
+) -> None:
+    fake = Fake(tmp_path, fails)
+    fake.repository.kept = {"aaaa0000": ["shop"]}
+
+    def restored(*_: Any) -> dict[str, Any]:
+        if damaged:
+            raise Problem("restic restore failed")
+        return {"tables": 1, "rows": 3, "left_out": []}
+
+    monkeypatch.setattr(prove, "restored", restored)
+    good = not damaged and not fails
+    with contextlib.nullcontext() if good else pytest.raises(Problem, match="backup aaaa0000 is not good: "):
+        assert prove.prove(fake.server, fake.repository, "latest", 3)["read_part"] == "3/7"
+    proof = fake.repository.known()[1].proofs["aaaa0000"]
+    assert proof["ok"] is good
+    assert good or proof["why"]
+
+
+def test_a_repository_that_lacks_the_newest_backup_is_not_good(home: pathlib.Path) -> None:
+    backup.record(Settings({"textfile_directory": ""}, "x"), "hourly", True, {"snapshot": "aaaa0000", "finished": 2})
+    backup.record(Settings({"textfile_directory": ""}, "x"), "daily", True, {"snapshot": "bbbb0000", "finished": 1})
+    prove.all_there(backups("aaaa0000"))
+    with pytest.raises(Problem, match="backup aaaa0000, which the last run stored, is not in the repository"):
+        prove.all_there(backups("bbbb0000"))
+
+
+def test_a_primary_proves_nothing(tmp_path: pathlib.Path) -> None:
+    fake = Fake(tmp_path)
+    fake.what.update(role="primary", read_only=False, followers=1)
+    with pytest.raises(backup.Skipped):
+        prove.prove(fake.server, fake.repository, "latest", 1)
+    assert fake.repository.calls == []
+
+
+def test_the_server_of_a_trial_can_be_reached_by_nobody_and_ends_by_itself() -> None:
+    words = trial.command(pathlib.Path("/srv/trial"), 60)
+    assert {"--skip-networking", "--skip-log-bin", "--skip-slave-start", "--event-scheduler=DISABLED"} <= set(words)
+    assert {"--property=User=mysql", "--property=RuntimeMaxSec=60", "--property=Nice=15"} <= set(words)
+    assert words[words.index("mariadbd") + 1].startswith("--defaults-file="), "the server takes it first only"
+
+
+# --- proofs, for people -------------------------------------------------------------------------------
+
+
+def proofs(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, outcome: Any) -> int:
+    def proven(*_: Any) -> dict[str, Any]:
+        if isinstance(outcome, Exception):
+            raise outcome
+        return {"snapshot": "aa", "seconds": 3.0, "left_out": outcome}
+
+    monkeypatch.setattr(cli.prove, "prove", proven)
+    return command(home, "prove")
+
+
+def test_a_proof_leaves_a_line_a_state_and_metrics(
+    home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert proofs(home, monkeypatch, []) == 0
+    assert capsys.readouterr().out == "webstack-backup: ok snapshot=aa seconds=3.0 left_out=nothing\n"
+    metrics = (home / "metrics/webstack_backup.prom").read_text()
+    assert "webstack_backup_last_proof_ok 1\n" in metrics
+    assert "webstack_backup_last_proof_duration_seconds 3\n" in metrics
+    assert backup.known()["proof"]["part"] == 1
+    assert proofs(home, monkeypatch, Problem("damaged")) == 1
+    assert "webstack-backup: FAILED kind=proof" in capsys.readouterr().out
+    assert "webstack_backup_last_proof_ok 0\n" in (home / "metrics/webstack_backup.prom").read_text()
+    assert backup.known()["proof"]["part"] == 2, "a part that cannot be read does not keep the others from it"
+    found = summary.summary_of(backup.known(), 27)
+    assert [one.what for one in found.findings] == ["proof_failed"]
+
+
+def test_where_another_host_proves_nothing_is_wrong(home: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert proofs(home, monkeypatch, Problem("damaged")) == 1
+    assert proofs(home, monkeypatch, backup.Skipped("this server is the primary")) == 0
+    assert summary.summary_of(backup.known(), 27).findings == []
+
+
+def test_a_proof_that_is_late_is_a_finding() -> None:
+    def found(state: dict[str, Any], hours: int | None = 27) -> list[str]:
+        return [one.what for one in summary.summary_of(state, hours).findings]
+
+    now = time.time()
+    assert found({}) == []
+    assert found({"proof": {"since": now - 26 * 3600}}) == []
+    assert found({"proof": {"since": now - 28 * 3600}}) == ["unproven"]
+    assert found({"proof": {"since": 0, "ok": True, "success": {"finished": now - 28 * 3600}}}) == ["unproven"]
+    assert found({"proof": {"since": 0, "ok": True, "success": {"finished": now - 60}}}) == []
+    assert found({"proof": {"since": 0}}, None) == [], "proofs are switched off"
+
+
+def test_the_parts_of_the_repository_come_round(home: pathlib.Path) -> None:
+    assert [backup.next_part(3) for _ in range(5)] == [1, 2, 3, 1, 2]
+
+
+def test_a_backup_is_pinned_and_unpinned(
+    home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake = Fake(home)
+    fake.repository.kept = {"aaaa0000": ["shop"]}
+    monkeypatch.setattr(cli, "Repository", lambda _: fake.repository)
+    assert command(home, "pin", "aaaa", "--reason", "before the move") == 0
+    assert command(home, "list") == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("not proven  pinned before the move")
+    assert command(home, "unpin", "latest") == 0
+    assert command(home, "unpin", "latest") == 1
+    assert "backup aaaa0000 is not pinned" in capsys.readouterr().err
+    assert command(home, "pin", "ffff") == 1
+    assert "snapshot ffff is not in the repository" in capsys.readouterr().err

@@ -78,6 +78,7 @@ class Server:
                     **{"version": "11.8", "server_id": "1", "read_only": str(int(self.read_only)), "gtid": self.gtid},
                     **{
                         "gtid_binlog_pos": "",
+                        "applied": "",
                         "gtid_binlog_state": "",
                         "semi_sync": str(int(self.semi_sync)),
                         "semi_sync_timeout": self.timeout,

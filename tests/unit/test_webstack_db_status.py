@@ -16,6 +16,7 @@ SAYS: dict[str, Any] = {
 SERVER: dict[str, Any] = {
     "name": "db1", "running": True, "role": "primary", "read_only": False, "gtid": "0-1-5", "replica": {}, "error": "",
     "disk": {"problem": ""}, "drift": {"tables": [], "compared_at": None}, "peer": {}, "writer_address": "",
+    "astray": "",
     "mode": "auto",
 }  # fmt: skip
 
@@ -134,6 +135,14 @@ def test_what_differs_is_a_finding_of_the_host_that_has_it(capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "  DIFFERS FROM THE WRITER'S: shop.orders, 2 places, at 1970-01-01 00:01:00 UTC\n" in out
     assert "  data compared at 1970-01-01 00:01:00 UTC\n" in out
+
+
+def test_rows_of_a_replicas_own_are_a_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    replica = {"role": "replica", "read_only": True, "astray": "was written to: 0-2-9"}
+    link = {"source": "db1", "io": True, "sql": True, "lag_seconds": 0, "error": ""}
+    assert found({}, **replica, replica=link)[1] == ["astray"]
+    status.print_status({**SERVER, **replica, "replica": link, "agent": {}, "mode": "manual"})
+    assert "  HAS ROWS OF ITS OWN: it was written to: 0-2-9\n" in capsys.readouterr().out
 
 
 def test_a_comparison_that_is_days_old_is_a_finding() -> None:

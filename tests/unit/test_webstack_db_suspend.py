@@ -23,6 +23,7 @@ from ansible_collections.webstack.ha.plugins.module_utils.webstack.db import (
     board,
     cli,
     data,
+    news,
     observe,
     reseed,
     seed,
@@ -91,7 +92,7 @@ class Site:
         data.not_placed(home)
         patch.setattr(lock, "FOLDER", home / "run")
         patch.setattr(board, "connect", lambda _seconds: self.store)
-        for module in (ask, agent):
+        for module in (ask, news):
             patch.setattr(module, "SAID", home / "agent.json")
         patch.setattr(suspend, "local_session", lambda *_: None)
         patch.setattr(suspend, "look", lambda _session: {"read_only": self.read_only, "replica": None})
@@ -297,7 +298,7 @@ class Quiet(agent.Agent):
     def look(self) -> arbiter.Own:
         return self.own
 
-    def carry_out(self, action: Any, _told: Any) -> bool:
+    def carry_out(self, action: Any, _told: Any, _why: str) -> bool:
         self.did.append(getattr(action, "name", "swap"))
         return True
 

@@ -38,4 +38,6 @@ def _numbers(settings: Settings) -> Iterator[str]:
         "backup_slave_free_disk_factor",
         "backup_slave_restore_keep",
     )
-    yield from at_least(settings, 1, "backup_slave_timeout_seconds", "backup_slave_parallel")
+    yield from at_least(
+        settings, 1, "backup_slave_timeout_seconds", "backup_slave_parallel", "backup_slave_proof_alarm_hours"
+    )

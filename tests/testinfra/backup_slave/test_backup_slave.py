@@ -539,6 +539,8 @@ def test_a_site_of_one_host_is_backed_up_and_restored(tmp_path: pathlib.Path) ->
     before = ids(PRIMARY)
     on(PRIMARY, "systemctl start webstack-backup@daily.service")
     assert len(ids(PRIMARY) - before) == 1
+    on(PRIMARY, "systemctl start webstack-backup-proof.service")
+    assert [one["proven"] for one in snapshots(PRIMARY)][-1:] == [True]
     expected = content(PRIMARY)
     sql(PRIMARY, "DROP TABLE site.notes")
     done = restore(inventory=alone)

@@ -99,7 +99,7 @@ def test_writes_meanwhile_are_no_difference() -> None:
     end = threading.Event()
 
     def write() -> None:
-        while not end.is_set():
+        while not end.wait(0.2):
             sql(
                 DB1,
                 "USE drift; UPDATE numbers SET ratio = ratio + 1 ORDER BY RAND() LIMIT 20;"

@@ -2,8 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The commands `webstack backup ...`.
 
-`run`, `restore` and `init` end with one line on standard output. Their exit code is 0 if all is well, 1 if not, and 75
-if another run holds the lock. The other commands are steps of webstack.ha.restore and answer in JSON:
+`run`, `prove`, `restore` and `init` end with one line on standard output. Their exit code is 0 if all is well, 1 if
+not, and 75 if another run holds the lock. `list`, `status`, `pin` and `unpin` are for people, too. The other commands
+are steps of webstack.ha.restore and answer in JSON:
 
   receive, send    ship a data directory from one host to another
   replication      stop and start the replica
@@ -32,8 +33,8 @@ from ..core.arguments import Parser
 from ..core.errors import FAILED, GOOD, Busy, Problem
 from ..core.summary import Summary, document
 from ..db import data
-from . import restore, ship, state, take
-from .repository import Repository
+from . import prove, restore, ship, state, take
+from .repository import Repository, choose
 from .server import Server
 from .summary import CONFIG, summary_of
 from .tools import Tools, need_room, summary
@@ -52,12 +53,18 @@ def parser() -> Parser:
     run.add_argument("--kind", choices=state.KINDS, default="daily")
     run.add_argument("--require", action="store_true", help="fail on the primary instead of skipping it")
     run.add_argument("--allow-primary", action="store_true", help="back up a primary too")
+    proof = command("prove", "Restore a backup as a trial and compare every row; on the primary: skip it.")
+    proof.add_argument("--snapshot", default="latest", help="latest, or an id from `list`")
+    pin = command("pin", "Keep a backup until `unpin`, whatever the retention says.")
+    pin.add_argument("--reason", default="", help="shown by `list`")
+    for one in (pin, command("unpin", "Leave a backup to the retention again.")):
+        one.add_argument("snapshot", help="latest, or an id from `list`")
     listing = command("list", "Show the backups in the repository, oldest first.")
     listing.add_argument("--json", action="store_true")
     back = command("restore", "Restore a backup into an empty directory, ready for a server to start on.")
     back.add_argument("--snapshot", required=True, help="latest, or an id from `list`")
     back.add_argument("--target", required=True, type=pathlib.Path, metavar="DIR")
-    for one in (run, back):
+    for one in (run, back, proof):
         one.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
     status = command("status", "Say what this server is and how the last runs went.")
     status.add_argument("--json", action="store_true")
@@ -102,9 +109,9 @@ class Program:
         self.repository = Repository(self.tools)
 
     def guarded(self) -> int:
-        """Do `run`, `restore` or `init`: with a time limit, one line at the end, and the first two under the lock."""
+        """Do one of those four: with a time limit, one line at the end, and all but `init` under the lock."""
         options = self.options
-        kind = getattr(options, "kind", None)
+        kind = state.PROOF if options.command == "prove" else getattr(options, "kind", None)
         name = f"{options.command} --kind {kind}" if kind else options.command
         started = time.time()
         fields: dict[str, Any]
@@ -119,12 +126,19 @@ class Program:
                         require=options.require, allow_primary=options.allow_primary,
                     )  # fmt: skip
                     state.record(self.config, options.kind, True, {**fields, "finished": int(time.time())})
+                elif options.command == "prove":
+                    part = state.next_part(prove.PARTS)
+                    fields = prove.prove(self.server, self.repository, options.snapshot, part)
+                    state.record(self.config, state.PROOF, True, {**fields, "finished": int(time.time())})
+                    fields["left_out"] = "; ".join(fields["left_out"]) or "nothing"
                 elif options.command == "restore":
                     done = restore.restore(self.server, self.repository, options.snapshot, options.target)
                     fields = {"restored": options.snapshot, **done}
                 else:
                     fields = {"repository": self.repository.make()}
             except take.Skipped as reason:
+                if options.command == "prove":
+                    state.skip(state.PROOF)
                 print(f"webstack-backup: skipped: {reason}")
                 return GOOD
             except (Problem, OSError) as error:
@@ -139,13 +153,30 @@ class Program:
         return GOOD
 
     def listing(self) -> None:
-        snapshots = self.repository.snapshots()
+        found, notes = self.repository.known()
+        snapshots = [{**one, **notes.about(one["id"])} for one in found]
         if self.options.json:
             show(snapshots=snapshots)
             return
         for one in snapshots:
             size = f"{one['bytes']:>14}"
-            print(one["id"], one["time"], f"{one['kind']:<6}", size, one["host"], one["gtid"], sep="  ")
+            word = {True: "proven", False: "NOT GOOD", None: "not proven"}[one["proven"]]
+            pinned = "" if one["pinned"] is None else f"pinned {one['pinned']}".strip()
+            text = (one["id"], one["time"], f"{one['kind']:<6}", size, one["host"], one["gtid"], f"{word:<10}", pinned)
+            print("  ".join(text).rstrip())
+
+    def pin(self) -> None:
+        """Keep a backup, or leave it to the retention again."""
+        options = self.options
+        with state.alone(options.command, 0) as self.tools.lock:
+            snapshots, notes = self.repository.known()
+            snapshot = choose(snapshots, options.snapshot)["id"]
+            if options.command == "pin":
+                notes.pin(snapshot, options.reason, socket.gethostname())
+            elif notes.pins.pop(snapshot, None) is None:
+                raise Problem(f"backup {snapshot} is not pinned")
+            self.repository.keep_notes(notes, snapshots)
+        show(True, snapshot=snapshot)
 
     def status(self) -> None:
         status = {**self.server.look(), "disk": self.server.disk(), "last": state.known()}
@@ -159,7 +190,8 @@ class Program:
                 status["snapshots_error"] = str(problem)
         if self.options.json:
             status["server_version"] = status.pop("version", "")
-            show(False, {"backup": summary_of(status["last"])}, **status)
+            hours = self.config.whole("proof_alarm_hours") if self.config.flag("proof_enabled") else None
+            show(False, {"backup": summary_of(status["last"], hours)}, **status)
         else:
             for key, value in status.items():
                 print(f"{key}: {json.dumps(value)}")
@@ -169,6 +201,8 @@ class Program:
         options = self.options
         if options.command == "list":
             self.listing()
+        elif options.command in ("pin", "unpin"):
+            self.pin()
         elif options.command == "status":
             self.status()
         elif options.command == "replace-data":
@@ -212,7 +246,7 @@ def main(words: Sequence[str]) -> int:
         signal.signal(number, interrupted)
     os.umask(0o077)
     try:
-        if options.command in ("run", "restore", "init"):
+        if options.command in ("run", "prove", "restore", "init"):
             return program.guarded()
         program.step()
     except (Problem, OSError) as error:

@@ -19,8 +19,10 @@ from typing import Any
 from ..core import files
 from ..core.errors import Problem
 from ..core.run import Done
+from .notes import Notes
 from .tools import Tools, last_message, stamp
 
+NOTES = "/webstack-notes.json"
 CACHE = pathlib.Path("/var/cache/webstack/backup")
 
 
@@ -58,6 +60,12 @@ def parse_snapshots(text: str, site: str) -> list[dict[str, Any]]:
             }
         )
     return sorted(found, key=lambda one: str(one["time"]))
+
+
+def note_ids(text: str, tag: str) -> list[str]:
+    """Return the notes among what restic lists, oldest first."""
+    found = [one for one in json.loads(text) or [] if tag in (one.get("tags") or [])]
+    return [str(one["id"]) for one in sorted(found, key=lambda one: normal_time(one["time"]))]
 
 
 def choose(snapshots: Sequence[Mapping[str, Any]], wanted: str) -> Mapping[str, Any]:
@@ -105,7 +113,7 @@ class Repository:
         self.tools = tools
         self.config = tools.config
 
-    def restic(self, *arguments: str, cwd: pathlib.Path | None = None) -> Done:
+    def restic(self, *arguments: str, cwd: pathlib.Path | None = None, text: str | None = None) -> Done:
         environment = {
             "RESTIC_REPOSITORY": self.config.text("repository"),
             "RESTIC_PASSWORD_FILE": self.config.text("password_file"),
@@ -114,7 +122,7 @@ class Repository:
         }
         secrets = json.loads(files.read(self.config.text("environment_file")) or "{}")
         environment.update({key: str(value) for key, value in secrets.items()})
-        return self.tools.gently("restic", *arguments, more=environment, cwd=cwd)
+        return self.tools.gently("restic", *arguments, more=environment, cwd=cwd, text=text)
 
     def retry_lock(self) -> list[str]:
         """Return the options that let restic wait while another host holds the lock. restic 0.14 cannot wait."""
@@ -148,12 +156,22 @@ class Repository:
         """Remove stale locks only: those of dead processes on this host, and those older than half an hour."""
         self.restic("unlock", "--quiet")
 
-    def snapshots(self) -> list[dict[str, Any]]:
-        site = self.config.text("site")
-        done = self.restic("snapshots", "--json", "--no-lock", "--tag", site)
+    def listing(self) -> str:
+        """Return what restic says of the site's backups and of the notes about them, in one question."""
+        words = ("--tag", self.config.text("site"), "--tag", self.notes_tag)
+        done = self.restic("snapshots", "--json", "--no-lock", *words)
         if done.code != 0:
             raise Problem(f"the repository cannot be read: {last_message(done.err)}")
-        return parse_snapshots(done.out, site)
+        return done.out
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """Return the site's backups, oldest first."""
+        return parse_snapshots(self.listing(), self.config.text("site"))
+
+    def known(self) -> tuple[list[dict[str, Any]], Notes]:
+        """Return the backups, and what is known about single ones."""
+        listing = self.listing()
+        return parse_snapshots(listing, self.config.text("site")), self.notes(note_ids(listing, self.notes_tag))
 
     def store(self, directory: pathlib.Path, tags: Sequence[str]) -> str:
         """Store the directory as one snapshot and check the repository. If that fails, remove the snapshot."""
@@ -181,13 +199,61 @@ class Repository:
 
     def retain(self) -> bool:
         """Remove old backups. This is called after a good backup only, so there is always one to keep."""
+        try:
+            listing = self.listing()
+            notes = note_ids(listing, self.notes_tag)
+            kept = self.notes(notes).kept(parse_snapshots(listing, self.config.text("site")))
+            old = [one for one in self.surplus() if one not in kept] + notes[:-1]
+            # Also without any: a run that failed has left packs that nobody needs.
+            words = ["forget", "--quiet", "--prune", *old] if old else ["prune", "--quiet"]
+            done = self.restic(*words, *self.retry_lock())
+            if done.code != 0:
+                raise Problem(last_message(done.err or done.out))
+        except Problem as problem:
+            print(f"webstack-backup: retention failed: {problem}", file=sys.stderr)
+            return False
+        return True
+
+    def surplus(self) -> list[str]:
+        """Return the backups that the numbers of the retention do not keep."""
         done = self.restic(
-            "forget", "--quiet", "--prune", "--tag", self.config.text("site"), "--group-by", "",
-            *retention_arguments(dict(self.config.table("retention"))), *self.retry_lock(),
+            "forget", "--dry-run", "--json", "--quiet", "--no-lock", "--tag", self.config.text("site"), "--group-by",
+            "", *retention_arguments(dict(self.config.table("retention"))),
         )  # fmt: skip
         if done.code != 0:
-            print(f"webstack-backup: retention failed: {last_message(done.err or done.out)}", file=sys.stderr)
-        return done.code == 0
+            raise Problem(last_message(done.err or done.out))
+        groups = json.loads(done.out) or []
+        return [str(one["short_id"]) for group in groups for one in group.get("remove") or []]
+
+    # --- what is known about single backups ---------------------------------------------------------
+
+    @property
+    def notes_tag(self) -> str:
+        """Not the site's own tag: these are no backups."""
+        return f"{self.config.text('site')}.notes"
+
+    def notes(self, found: Sequence[str]) -> Notes:
+        """Return pins and proofs, as the last of these notes has them; none where nobody has noted anything."""
+        if not found:
+            return Notes()
+        done = self.restic("dump", "--quiet", "--no-lock", found[-1], NOTES)
+        if done.code != 0:
+            raise Problem(f"the notes of pins and proofs cannot be read: {last_message(done.err)}")
+        return Notes.decode(done.out)
+
+    def keep_notes(self, notes: Notes, snapshots: Sequence[Mapping[str, Any]]) -> None:
+        """Store them. Older ones go with the next retention."""
+        notes.only(str(one["id"]) for one in snapshots)
+        words = ("backup", "--quiet", "--host", "notes", "--tag", self.notes_tag, "--stdin", "--stdin-filename", NOTES)
+        done = self.restic(*words, *self.retry_lock(), text=notes.encode())
+        if done.code != 0:
+            raise Problem(f"the notes of pins and proofs cannot be stored: {last_message(done.err or done.out)}")
+
+    def read_part(self, part: int, parts: int) -> None:
+        """Check the repository, and read one part of all its data back."""
+        done = self.restic("check", "--quiet", f"--read-data-subset={part}/{parts}", *self.retry_lock())
+        if done.code != 0:
+            raise Problem(f"the repository is damaged (restic check): {last_message(done.err or done.out)}")
 
     def fetch(self, snapshot: str, target: pathlib.Path) -> None:
         """Write the files of a snapshot into a directory."""

@@ -76,6 +76,20 @@ class Server:
         fields.update(datadir=os.path.normpath(datadir), followers=followers, error="")
         return {**fields, "role": role.role_here(fields)}
 
+    def doubtful(self) -> str:
+        """Return why a copy of this server would hold wrong rows, or an empty text. No answer is a Problem."""
+        if not ROLE_SETTINGS.is_file():
+            return ""
+        done = self.tools.run(*ROLE_COMMAND, "status", "--json")
+        try:
+            seen = json.loads(done.out)
+            different = [one["title"] for one in seen["drift"]["tables"]]
+            if seen["astray"]:
+                return f"this replica {seen['astray']}"
+        except (KeyError, TypeError, ValueError):
+            raise Problem(f"webstack db status: {last_message(done.err or done.out)}") from None
+        return f"rows of {', '.join(different[:5])} differ from the writer's" if different else ""
+
     def disk(self) -> dict[str, Any]:
         """Ask `webstack db` whether the server can write. No answer is a problem too."""
         if not ROLE_SETTINGS.is_file():

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import pathlib
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ STATE = pathlib.Path("/var/lib/webstack/backup")
 # Not in /run/lock, where every account may put a link.
 LOCK = pathlib.Path("/run/webstack/backup.lock")
 KINDS = ("hourly", "daily")
+#: The key under which the proofs of this host stand beside the kinds of backups.
+PROOF = "proof"
 
 
 @contextlib.contextmanager
@@ -44,12 +47,31 @@ def known() -> dict[str, Any]:
         return {}
 
 
+def next_part(parts: int) -> int:
+    """Return the number of the part of the repository that is read next. It goes on when the proof has failed, too."""
+    state = known()
+    part = int(state.get(PROOF, {}).get("part", 0)) % parts + 1
+    state.setdefault(PROOF, {})["part"] = part
+    keep_log("state.json", json.dumps(state, indent=2) + "\n")
+    return part
+
+
+def skip(kind: str) -> None:
+    """Write down that there was nothing to do here: another host does it now."""
+    state = known()
+    state.setdefault(kind, {})["skipped"] = int(time.time())
+    keep_log("state.json", json.dumps(state, indent=2) + "\n")
+
+
 def record(config: Settings, kind: str, ok: bool, fields: Mapping[str, Any]) -> None:
     """Write down how a run went."""
     state = known()
     entry = state.setdefault(kind, {})
     entry["ok"] = ok
     entry["success" if ok else "failure"] = dict(fields)
+    entry.pop("skipped", None)
+    # From the first backup on, one has to be proven.
+    state.setdefault(PROOF, {}).setdefault("since", int(time.time()))
     keep_log("state.json", json.dumps(state, indent=2) + "\n")
     directory = config.text("textfile_directory")
     if directory:
@@ -73,4 +95,11 @@ def render(state: Mapping[str, Any]) -> str:
     for kind in KINDS:
         if "ok" in state.get(kind, {}):
             families[-1].add(state[kind]["ok"], kind=kind)
+    proof = state.get(PROOF, {})
+    if last := proof.get("success"):
+        text = "When a backup was last restored as a trial, and was good."
+        families.append(metrics.Family("last_proof_timestamp_seconds", text).add(last["finished"]))
+        families.append(metrics.Family("last_proof_duration_seconds", "How long that took.").add(last["seconds"]))
+    if "ok" in proof:
+        families.append(metrics.Family("last_proof_ok", "Whether the last proof was good.").add(proof["ok"]))
     return metrics.render("webstack_backup", families)

@@ -9,9 +9,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ..core.config import load
 from ..core.summary import Summary
 from ..core.table import age
-from .state import KINDS, known
+from .state import KINDS, PROOF, known
 
 CONFIG = "/etc/webstack/backup.json"
 
@@ -21,10 +22,11 @@ def lives_here() -> bool:
 
 
 def summary() -> Summary:
-    return summary_of(known())
+    config = load(CONFIG, "backup_slave")
+    return summary_of(known(), config.whole("proof_alarm_hours") if config.flag("proof_enabled") else None)
 
 
-def summary_of(state: Mapping[str, Any]) -> Summary:
+def summary_of(state: Mapping[str, Any], proof_hours: int | None = None) -> Summary:
     """Put what the last runs left into one line, and say what is wrong with it."""
     said = []
     for kind in KINDS:
@@ -36,4 +38,15 @@ def summary_of(state: Mapping[str, Any]) -> Summary:
             found.add(
                 f"{kind}_failed", f"the last {kind} run failed: {state[kind]['failure'].get('reason', 'no word')}"
             )
+    proof = state.get(PROOF, {})
+    if proof.get("skipped"):
+        # The host of the replica proves.
+        return found
+    last = proof.get("success")
+    found.line += f", proven {age(time.time() - last['finished'])} ago" if last else ", none proven here"
+    if proof.get("ok") is False:
+        found.add("proof_failed", f"the last proof failed: {proof['failure'].get('reason', 'no word')}")
+    since = last["finished"] if last else proof.get("since")
+    if proof_hours is not None and since is not None and time.time() - since > proof_hours * 3600:
+        found.add("unproven", f"no backup was proven for {age(time.time() - since)}: webstack backup prove")
     return found

@@ -100,6 +100,8 @@ def take(server: Server, repository: Repository, kind: str, *, require: bool, al
     config = server.config
     seen = server.look()
     may_back_up(config, seen, require=require, allow_primary=allow_primary)
+    if doubt := server.doubtful():
+        raise Problem(f"{doubt}: a backup would keep that (docs/database.md, 'Sad cases')")
     # The backup has no binary or relay logs, so they do not count.
     logs = [os.path.join(seen["datadir"], name) + "." for name in (seen["log_bin"], seen["relay_log"]) if name]
     # Nor does it have the old copies that lie inside of a data directory on a disk of its own.

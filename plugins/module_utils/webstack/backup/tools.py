@@ -50,9 +50,16 @@ class Tools:
             keep=() if self.lock is None else (self.lock,),
         )
 
-    def gently(self, *command: str, more: Mapping[str, str] | None = None, cwd: pathlib.Path | None = None) -> Done:
+    def gently(
+        self,
+        *command: str,
+        more: Mapping[str, str] | None = None,
+        cwd: pathlib.Path | None = None,
+        text: str | None = None,
+    ) -> Done:
         """Run a program that works for long, with a low priority."""
-        return self.run(*GENTLE, *command, seconds=self.config.whole("timeout_seconds"), more=more, cwd=cwd)
+        seconds = self.config.whole("timeout_seconds")
+        return self.run(*GENTLE, *command, seconds=seconds, more=more, cwd=cwd, text=text)
 
     def mariadb_backup(self, log: str, *words: str) -> None:
         """Run mariadb-backup and keep its output under this name. It succeeded only if it says so at its end."""

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 """The data directory of a server, and copies of it that mariadb-backup makes.
 
-Backups see the data through this module only. What they need of `place` and `exchange` is imported here for them.
+Backups see the data through this module only. What they need of `place`, `exchange` and `slices` is imported here for
+them.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from ..pure.gtid import Position, binlog_position, replica_position
 from .config import SYSTEM_SCHEMAS
 from .exchange import Move, exchange, recover
 from .place import KEEP, PROBE, Place, make_work, need_room, need_stopped, no_link, place, size_of
+from .slices import Table, sums, tables
 
 __all__ = [
-    "KEEP", "PROBE", "Move", "Place", "exchange", "make_work", "need_room", "need_stopped", "no_link", "place",
-    "recover", "size_of",
+    "KEEP", "PROBE", "Move", "Place", "Table", "exchange", "make_work", "need_room", "need_stopped", "no_link", "place",
+    "recover", "size_of", "sums", "tables",
 ]  # fmt: skip
 
 #: In a copy of data, until its server knows where in the history it stands.

@@ -9,18 +9,16 @@ up its own rows at the same place in the history, and no server has to be asked 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..core import lock
 from ..core.errors import Problem
 from ..core.mariadb import ServerGone, Session, SqlError, quote
 from ..core.say import say
-from .config import SYSTEM_SCHEMAS, Config
+from .config import Config
 from .role import look
 from .session import peer_session
-from .slices import Column, Edge, Table, can_cut, edge, next_edge, part, sums
+from .slices import Edge, Table, edge, next_edge, part, sums, tables
 
 TABLE = "mysql.webstack_checksum"
 #: What a slice may take, and what part of the time may be spent on slices.
@@ -128,6 +126,8 @@ class Comparison:
 
     def table(self, table: Table) -> None:
         low: Edge | None = None
+        # Its rows may be larger than those of the table before.
+        self.rows = FIRST_ROWS
         for number in range(1, 1 << 31):
             high = self.upper(table, low)
             self.slice(table, number, low, high)
@@ -179,33 +179,6 @@ class Comparison:
             f"UPDATE {TABLE} SET writer_rows = {own['here_rows']}, writer_sum = {own['here_sum']} WHERE {which}",
             "COMMIT",
         )
-
-
-def tables(session: Session) -> Iterator[Table]:
-    """Return the tables of all schemas but the server's own."""
-    system = ", ".join(quote(name) for name in sorted(SYSTEM_SCHEMAS))
-    keys = session.rows(
-        "SELECT TABLE_SCHEMA AS db, TABLE_NAME AS name, COLUMN_NAME AS col, SUB_PART AS part"
-        f" FROM information_schema.STATISTICS WHERE INDEX_NAME = 'PRIMARY' AND TABLE_SCHEMA NOT IN ({system})"
-        " ORDER BY 1, 2, SEQ_IN_INDEX"
-    )
-    key_of = {which: list(rows) for which, rows in groupby(keys, lambda row: (row["db"], row["name"]))}
-    found = session.rows(
-        "SELECT c.TABLE_SCHEMA AS db, c.TABLE_NAME AS name, COLUMN_NAME AS col, DATA_TYPE AS kind, ENGINE AS engine,"
-        " COALESCE(TABLE_ROWS, 0) AS guess FROM information_schema.COLUMNS c JOIN information_schema.TABLES t"
-        " USING (TABLE_SCHEMA, TABLE_NAME) WHERE TABLE_TYPE LIKE '%BASE TABLE' OR TABLE_TYPE = 'SYSTEM VERSIONED'"
-        " ORDER BY 1, 2, ORDINAL_POSITION"
-    )
-    for (schema, name), group in groupby(found, lambda row: (str(row["db"]), str(row["name"]))):
-        if schema.lower() in SYSTEM_SCHEMAS:
-            continue
-        rows = list(group)
-        columns = {str(row["col"]): Column(str(row["col"]), str(row["kind"]).lower()) for row in rows}
-        parts = key_of.get((schema, name), [])
-        key = tuple(columns[str(row["col"])] for row in parts)
-        if not can_cut(key) or any(row["part"] is not None for row in parts):
-            key = ()
-        yield Table(schema, name, tuple(columns.values()), key, str(rows[0]["engine"]), int(rows[0]["guess"] or 0))
 
 
 def differences(session: Session) -> tuple[list[Different], int | None]:

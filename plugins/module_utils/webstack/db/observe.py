@@ -19,7 +19,7 @@ from .config import RUN, Config
 from .data import is_empty, is_placed
 from .heart import Heart
 from .marker import server_process
-from .role import gtid_sequences, links_of, look
+from .role import errant, gtid_sequences, last_of_each, links_of, look
 from .session import peer_session
 
 #: The life of the server that was started with what nobody had acknowledged cut off.
@@ -196,15 +196,6 @@ def has_room(config: Config) -> bool:
     return room.f_bavail * room.f_frsize >= RESERVE
 
 
-def last_of_each(*positions: str | None) -> dict[tuple[str, str], int]:
-    """`0-1-55,0-2-60` -> the highest number of each domain and server."""
-    highest: dict[tuple[str, str], int] = {}
-    for item in filter(None, (part.strip() for text in positions for part in (text or "").split(","))):
-        domain, server, number = item.split("-")
-        highest[domain, server] = max(highest.get((domain, server), 0), int(number))
-    return highest
-
-
 def sequence(*positions: str | None) -> int:
     """Return how far these positions have come: all domains together, since each only grows."""
     newest: dict[str, int] = {}
@@ -230,17 +221,6 @@ def status_of(session: Session) -> dict[str, str]:
 def waits_for_ever(row: Mapping[str, str | None]) -> bool:
     """Whether a commit without an acknowledgement waits for a decision. With less it acknowledges by itself."""
     return int(row["timeout"] or 0) >= DAY and row["alone"] == "1"
-
-
-def errant(seen: Mapping[str, Any], applied: str | None) -> str:
-    """Return what was written on a replica itself, past what it applied."""
-    theirs = gtid_sequences(applied)
-    wrong = [
-        f"{domain}-{server}-{number}"
-        for (domain, server), number in last_of_each(seen["gtid_binlog_pos"]).items()
-        if server == str(seen["server_id"]) and number > theirs.get(domain, 0)
-    ]
-    return f"was written to: {', '.join(wrong)}" if wrong else ""
 
 
 def epoch_of(session: Session) -> int:

@@ -31,6 +31,7 @@ def look(session: Session) -> dict[str, Any]:
     base = session.rows(
         "SELECT @@version AS version, @@server_id AS server_id, @@read_only AS read_only,"
         " @@gtid_current_pos AS gtid, @@gtid_binlog_pos AS gtid_binlog_pos, @@gtid_binlog_state AS gtid_binlog_state,"
+        " @@gtid_slave_pos AS applied,"
         " @@rpl_semi_sync_master_enabled AS semi_sync, @@rpl_semi_sync_master_timeout AS semi_sync_timeout,"
         " @@event_scheduler AS event_scheduler,"
         " @@GLOBAL.tx_read_only AS fenced"
@@ -88,6 +89,26 @@ def gtid_sequences(position: str | None) -> dict[str, int]:
         domain, _server, sequence = item.strip().split("-")
         highest[domain] = max(highest.get(domain, 0), int(sequence))
     return highest
+
+
+def last_of_each(*positions: str | None) -> dict[tuple[str, str], int]:
+    """`0-1-55,0-2-60` -> the highest number of each domain and server."""
+    highest: dict[tuple[str, str], int] = {}
+    for item in filter(None, (part.strip() for text in positions for part in (text or "").split(","))):
+        domain, server, number = item.split("-")
+        highest[domain, server] = max(highest.get((domain, server), 0), int(number))
+    return highest
+
+
+def errant(seen: Mapping[str, Any], applied: str | None) -> str:
+    """Return what was written on a replica itself, past what it applied."""
+    theirs = gtid_sequences(applied)
+    wrong = [
+        f"{domain}-{server}-{number}"
+        for (domain, server), number in last_of_each(seen["gtid_binlog_pos"]).items()
+        if server == str(seen["server_id"]) and number > theirs.get(domain, 0)
+    ]
+    return f"was written to: {', '.join(wrong)}" if wrong else ""
 
 
 def why_not_open(config: Config, own: dict[str, Any], paired: bool) -> str:

@@ -1,13 +1,15 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""Cuts a table into slices of its primary key, and makes the statements that sum one up. Knows no server."""
+"""Which tables there are, how one is cut into slices of its primary key, and the statements that sum one up."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
-from ..core.mariadb import identifier, quote
+from ..core.mariadb import Session, identifier, quote
+from .config import SYSTEM_SCHEMAS
 
 #: How a value of these types is written as a literal. A table whose key has another type is one slice.
 BARE = {"tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "year"}
@@ -134,3 +136,30 @@ def _value(column: Column) -> str:
     if column.kind in LARGE:
         return f"COALESCE(MD5({name}), '-')"
     return f"COALESCE(CONCAT(OCTET_LENGTH({name}), ':', CAST({name} AS BINARY)), '-')"
+
+
+def tables(session: Session) -> Iterator[Table]:
+    """Return the tables of all schemas but the server's own."""
+    system = ", ".join(quote(name) for name in sorted(SYSTEM_SCHEMAS))
+    keys = session.rows(
+        "SELECT TABLE_SCHEMA AS db, TABLE_NAME AS name, COLUMN_NAME AS col, SUB_PART AS part"
+        f" FROM information_schema.STATISTICS WHERE INDEX_NAME = 'PRIMARY' AND TABLE_SCHEMA NOT IN ({system})"
+        " ORDER BY 1, 2, SEQ_IN_INDEX"
+    )
+    key_of = {which: list(rows) for which, rows in groupby(keys, lambda row: (row["db"], row["name"]))}
+    found = session.rows(
+        "SELECT c.TABLE_SCHEMA AS db, c.TABLE_NAME AS name, COLUMN_NAME AS col, DATA_TYPE AS kind, ENGINE AS engine,"
+        " COALESCE(TABLE_ROWS, 0) AS guess FROM information_schema.COLUMNS c JOIN information_schema.TABLES t"
+        " USING (TABLE_SCHEMA, TABLE_NAME) WHERE TABLE_TYPE LIKE '%BASE TABLE' OR TABLE_TYPE = 'SYSTEM VERSIONED'"
+        " ORDER BY 1, 2, ORDINAL_POSITION"
+    )
+    for (schema, name), group in groupby(found, lambda row: (str(row["db"]), str(row["name"]))):
+        if schema.lower() in SYSTEM_SCHEMAS:
+            continue
+        rows = list(group)
+        columns = {str(row["col"]): Column(str(row["col"]), str(row["kind"]).lower()) for row in rows}
+        parts = key_of.get((schema, name), [])
+        key = tuple(columns[str(row["col"])] for row in parts)
+        if not can_cut(key) or any(row["part"] is not None for row in parts):
+            key = ()
+        yield Table(schema, name, tuple(columns.values()), key, str(rows[0]["engine"]), int(rows[0]["guess"] or 0))

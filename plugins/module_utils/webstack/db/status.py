@@ -17,7 +17,7 @@ from .disk import disk_state
 from .drift import differences
 from .marker import marker
 from .options import wanted_options
-from .role import link_is_current, look, role_of, user_schemas
+from .role import errant, link_is_current, look, role_of, user_schemas
 from .server import unit_states
 from .session import local_session, peer_session
 from .settings import pending
@@ -55,11 +55,13 @@ def status(config: Config, detail: bool) -> dict[str, Any]:
         "has_writer_address": bool(config.writer_address) and carries_address(config),
         "error": "",
         "drift": {"tables": [], "compared_at": None},
+        "astray": "",
     }
     session = local_session(config)
     try:
         seen = look(session)
         result.update(seen, running=True, role=role_of(seen, mark is not None))
+        result["astray"] = errant(seen, seen["applied"]) if seen["replica"] is not None else ""
         result["replica"] = {**empty, **(seen["replica"] or {})}
         result["has_source"] = seen["replica"] is not None
         result["schemas"] = user_schemas(session)
@@ -105,6 +107,8 @@ def print_status(state: dict[str, Any]) -> None:
         print(f"  CANNOT WRITE: {state['disk']['problem']}")
     if state["writer_address"]:
         print(f"  writer address {state['writer_address']}: {'here' if state['has_writer_address'] else 'not here'}")
+    if state["astray"]:
+        print(f"  HAS ROWS OF ITS OWN: it {state['astray']}")
     for one in state["drift"]["tables"]:
         print(f"  DIFFERS FROM THE WRITER'S: {one['title']}, {one['places']} places, at {when(one['at'])}")
     if compared := state["drift"]["compared_at"]:

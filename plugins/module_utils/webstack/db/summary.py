@@ -48,6 +48,7 @@ def summary_of(state: Mapping[str, Any]) -> Summary:
         found.line += f" from {replica['source']}, lag {replica['lag_seconds']} s"
         stopped = " and ".join(word for word, runs in (("io", replica["io"]), ("sql", replica["sql"])) if not runs)
         found.add("replication", stopped and f"replication is stopped ({stopped}): {replica['error'] or 'no error'}")
+    found.add("astray", state["astray"] and f"it is a replica and {state['astray']} (docs/database.md)")
     if different := state["drift"]["tables"]:
         names = ", ".join(one["title"] for one in different[:5]) + (" and others" if different[5:] else "")
         found.add("drift", f"its rows were other ones than the writer's when compared: {names} (docs/database.md)")

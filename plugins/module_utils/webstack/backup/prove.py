@@ -1,0 +1,192 @@
+# Copyright: (c) 2026, webstack.ha contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+"""Proves a backup: restores it into a throw-away server, replays what came after it, and compares every row.
+
+What the live server is asked is read within one of its own transactions; it is neither stopped nor changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..core import files
+from ..core.errors import Problem
+from ..core.mariadb import Session, SqlError
+from ..db import data
+from . import restore, state, trial
+from .repository import Repository, choose
+from .server import Server
+from .take import METADATA, may_back_up
+
+#: In so many parts the whole repository is read, one at each proof.
+PARTS = 7
+#: A table that was altered after the snapshot of the live server was taken, or is gone.
+ALTERED = ("ERROR 1146", "ERROR 1412")
+
+
+class Place(NamedTuple):
+    """A place in the binary logs of the live server."""
+
+    file: str
+    offset: int
+
+
+def prove(server: Server, repository: Repository, wanted: str, part: int) -> dict[str, Any]:
+    """Prove one backup and read a part of the repository. A Problem says what is wrong with it."""
+    began = time.monotonic()
+    config = server.config
+    may_back_up(config, server.look(), require=False, allow_primary=False)
+    snapshots, notes = repository.known()
+    all_there(snapshots)
+    snapshot = choose(snapshots, wanted)
+    try:
+        found = restored(server, repository, snapshot)
+        found["seconds"] = round(time.monotonic() - began, 1)
+        repository.read_part(part, PARTS)
+    except Problem as problem:
+        notes.proven(snapshot["id"], False, socket.gethostname(), why=str(problem))
+        with contextlib.suppress(Problem):
+            repository.keep_notes(notes, snapshots)
+        raise Problem(f"backup {snapshot['id']} is not good: {problem}") from None
+    notes.proven(snapshot["id"], True, socket.gethostname(), seconds=found["seconds"], compared=not found["left_out"])
+    repository.keep_notes(notes, snapshots)
+    return {"snapshot": snapshot["id"], "time": snapshot["time"], **found, "read_part": f"{part}/{PARTS}"}
+
+
+def all_there(snapshots: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse a repository that lacks what the last good run of this host stored."""
+    runs = [known["success"] for kind in state.KINDS if (known := state.known().get(kind, {})).get("success")]
+    newest = max(runs, key=lambda one: float(one["finished"]), default=None)
+    if newest and newest["snapshot"] not in [one["id"] for one in snapshots]:
+        raise Problem(f"backup {newest['snapshot']}, which the last run stored, is not in the repository")
+
+
+def restored(server: Server, repository: Repository, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """Restore it, start a server on it, and look at all that is in it."""
+    home = trial.home_of(pathlib.Path(server.config.text("staging_directory")))
+    trial.clear(home)
+    seconds = server.config.whole("timeout_seconds")
+    try:
+        files.folder(home.parent, 0o700)
+        home.mkdir(mode=0o700)
+        done = restore.restore(server, repository, snapshot["id"], home / "data")
+        facts = facts_of(home / "data", snapshot)
+        with trial.server_on(home, seconds) as session:
+            check(session)
+            found = compare(server, session, home, facts)
+    finally:
+        trial.clear(home)
+    return {"bytes": done["bytes"], "restore_seconds": done["seconds"], **found}
+
+
+def facts_of(copy: pathlib.Path, snapshot: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the backup says of itself; it has to be the one that the repository says it is."""
+    try:
+        facts = dict(json.loads(files.read(copy / METADATA) or ""))
+    except ValueError:
+        raise Problem(f"it has no {METADATA}") from None
+    if facts.get("gtid") != snapshot["gtid"]:
+        raise Problem(f"it says that it stands at {facts.get('gtid')}, the repository says {snapshot['gtid']}")
+    return facts
+
+
+def check(session: Session) -> None:
+    """Have the server read every table and every index."""
+    rows = session.rows(
+        "SELECT TABLE_SCHEMA AS place, TABLE_NAME AS name FROM information_schema.TABLES WHERE TABLE_TYPE IN"
+        " ('BASE TABLE', 'SYSTEM VERSIONED') AND TABLE_SCHEMA NOT IN ('information_schema', 'performance_schema')"
+    )
+    for row in rows:
+        table = data.Table(str(row["place"]), str(row["name"]), (), ())
+        for said in session.rows(f"CHECK TABLE {table.where}"):
+            kind, text = str(said["Msg_type"]).lower(), said["Msg_text"]
+            if kind in ("error", "warning") or (kind == "status" and text not in ("OK", "Table is already up to date")):
+                raise Problem(f"CHECK TABLE {table.title}: {text}")
+
+
+def compare(server: Server, session: Session, home: pathlib.Path, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring the trial to a moment of the live server, and compare the rows of all tables."""
+    with contextlib.closing(server.session(trial.STATEMENT_SECONDS)) as live:
+        logs = logs_since(live, facts)
+        if isinstance(logs, str):
+            return {"tables": 0, "rows": 0, "left_out": [f"all tables: {logs}"]}
+        with moment(live) as until:
+            wanted, left_out = sums(live, server)
+            names = [path for path in logs if path.name <= until.file]
+            trial.replay(
+                home, names, int(facts["binlog_position"]), until.offset, server.config.whole("timeout_seconds")
+            )
+            for title, (table, expected) in wanted.items():
+                if (have := sum_of(session, table)) != expected:
+                    raise Problem(
+                        f"{title} has {have[0]} rows with sum {have[1]} where the server has {expected[0]} with"
+                        f" {expected[1]}, both at {until.file}:{until.offset}"
+                    )
+    rows = sum(int(expected[0]) for _table, expected in wanted.values())
+    return {"tables": len(wanted), "rows": rows, "left_out": left_out}
+
+
+def logs_since(live: Session, facts: Mapping[str, Any]) -> list[pathlib.Path] | str:
+    """Return the binary logs of this server from the backup on, or why there are none to bring it up to date with."""
+    if facts.get("host") != socket.gethostname():
+        return f"the backup is of {facts.get('host')}, whose binary logs are not here"
+    base = live.rows("SELECT COALESCE(@@log_bin_basename, '') AS base")[0]["base"]
+    if not base:
+        return "this server writes no binary log"
+    folder = pathlib.Path(base).parent
+    names = [str(row["Log_name"]) for row in live.rows("SHOW BINARY LOGS")]
+    if facts["binlog_file"] not in names:
+        return f"{facts['binlog_file']}, where the backup ends, is no longer there"
+    return [folder / name for name in names[names.index(facts["binlog_file"]) :]]
+
+
+@contextlib.contextmanager
+def moment(live: Session) -> Iterator[Place]:
+    """Hold one moment of the live server, for reading; say which."""
+    live.run(
+        "SET SESSION tx_isolation = 'REPEATABLE-READ', time_zone = '+00:00'",
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT",
+    )
+    try:
+        status = {
+            str(row["Variable_name"]).lower(): str(row["Value"])
+            for row in live.rows("SHOW STATUS LIKE 'binlog_snapshot_%'")
+        }
+        yield Place(status["binlog_snapshot_file"], int(status["binlog_snapshot_position"]))
+    finally:
+        live.run("ROLLBACK")
+
+
+def sums(live: Session, server: Server) -> tuple[dict[str, tuple[data.Table, tuple[str, str]]], list[str]]:
+    """Return rows and sum of each table at this moment, and which could not be summed up."""
+    found: dict[str, tuple[data.Table, tuple[str, str]]] = {}
+    left_out = []
+    for table in data.tables(live):
+        if table.engine.lower() != "innodb":
+            left_out.append(f"{table.title}: engine {table.engine} takes no part in transactions")
+            continue
+        gives_way(server)
+        try:
+            found[table.title] = (table, sum_of(live, table))
+        except SqlError as error:
+            if not str(error).startswith(ALTERED):
+                raise
+            left_out.append(f"{table.title}: was altered meanwhile")
+    return found, left_out
+
+
+def gives_way(server: Server) -> None:
+    """End as soon as this server has become the writer: its work comes first."""
+    may_back_up(server.config, server.look(), require=True, allow_primary=False)
+
+
+def sum_of(session: Session, table: data.Table) -> tuple[str, str]:
+    row = session.rows(f"SELECT {data.sums(table)} FROM {table.where}")[0]
+    count, total = row.values()
+    return str(count), str(total)
