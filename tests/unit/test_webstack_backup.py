@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup import (
     cli,
+    forward,
     prove,
     repository,
     server,
@@ -1166,11 +1167,11 @@ def test_every_table_is_read(kind: str, text: str, good: bool) -> None:
 
 def test_a_backup_has_to_be_the_one_that_it_is_called(tmp_path: pathlib.Path) -> None:
     with pytest.raises(Problem, match=r"has no webstack-backup\.json"):
-        prove.facts_of(tmp_path, {"gtid": "0-1-5"})
+        forward.facts_of(tmp_path, {"gtid": "0-1-5"})
     (tmp_path / "webstack-backup.json").write_text(json.dumps(FACTS))
-    assert prove.facts_of(tmp_path, {"gtid": "0-1-5"})["host"] == "db2"
+    assert forward.facts_of(tmp_path, {"gtid": "0-1-5"})["host"] == "db2"
     with pytest.raises(Problem, match="it stands at 0-1-5, the repository says 0-1-6"):
-        prove.facts_of(tmp_path, {"gtid": "0-1-6"})
+        forward.facts_of(tmp_path, {"gtid": "0-1-6"})
 
 
 @pytest.mark.parametrize(("damaged", "fails"), [(True, ""), (False, "check"), (False, "")])
@@ -1211,7 +1212,7 @@ def test_a_primary_proves_nothing(tmp_path: pathlib.Path) -> None:
 
 
 def test_the_server_of_a_trial_can_be_reached_by_nobody_and_ends_by_itself() -> None:
-    words = trial.command(pathlib.Path("/srv/trial"), 60)
+    words = trial.command(pathlib.Path("/srv/trial"), pathlib.Path("/srv/data"), 60)
     assert {"--skip-networking", "--skip-log-bin", "--skip-slave-start", "--event-scheduler=DISABLED"} <= set(words)
     assert {"--property=User=mysql", "--property=RuntimeMaxSec=60", "--property=Nice=15"} <= set(words)
     assert words[words.index("mariadbd") + 1].startswith("--defaults-file="), "the server takes it first only"
@@ -1284,3 +1285,118 @@ def test_a_backup_is_pinned_and_unpinned(
     assert "backup aaaa0000 is not pinned" in capsys.readouterr().err
     assert command(home, "pin", "ffff") == 1
     assert "snapshot ffff is not in the repository" in capsys.readouterr().err
+
+
+# --- forward to a moment --------------------------------------------------------------------------------
+
+BINLOG = rb"""DELIMITER /*!*/;
+# at 4
+#261128 10:00:00 server id 1  end_log_pos 256 CRC32 0x1 	Start: binlog v 4, server v 11.8 created 261128 10:00:00
+# at 256
+#261128 10:41:05 server id 1  end_log_pos 298 CRC32 0x1 	GTID 0-1-7 trans
+START TRANSACTION
+#Q> INSERT INTO orders VALUES (1)
+BINLOG 'x'
+COMMIT
+# at 400
+#261128  9:41:06 server id 1  end_log_pos 442 CRC32 0x1 	GTID 1-1-3 trans
+INSERT INTO t VALUES ('
+#261128 10:00:00 server id 1  end_log_pos 442 CRC32 0x1 	GTID 0-1-9 trans
+')
+# at 500
+#261128 10:41:07 server id 1  end_log_pos 542 CRC32 0x1 	GTID 0-1-8 ddl
+DROP TABLE orders
+# at 600
+#261128 10:41:08 server id 1  end_log_pos 642 CRC32 0x1 	GTID 0-1-9 trans
+#Q> DELETE FROM orders
+COMMIT
+"""
+
+
+def at(text: str) -> forward.Until:
+    return forward.until(f"2026-11-28 {text}", "")
+
+
+@pytest.mark.parametrize(
+    ("stop", "following", "last"),
+    [
+        (at("10:41:06"), "0-1-8", {"0": "0-1-7", "1": "1-1-3"}),
+        (at("10:41:07"), "0-1-9", {"0": "0-1-8", "1": "1-1-3"}),
+        (at("11:00:00"), "", {"0": "0-1-9", "1": "1-1-3"}),
+        (forward.until("", "0-1-8"), "0-1-8", {"0": "0-1-7", "1": "1-1-3"}),
+        (forward.until("", "0-1-70"), "", {"0": "0-1-9", "1": "1-1-3"}),
+    ],
+)
+def test_a_copy_goes_forward_to_the_place_that_was_asked_for(
+    stop: forward.Until, following: str, last: dict[str, str]
+) -> None:
+    read = forward.Transactions(BINLOG.splitlines(keepends=True))
+    text = b"".join(read.until(stop))
+    assert (read.gtid, read.last) == (following, last)
+    assert BINLOG.startswith(text), "nothing is left out, and nothing is written anew"
+    assert (b"DROP TABLE" in text) == ("8" in last["0"] or "9" in last["0"])
+
+
+def test_what_was_read_is_what_the_copy_says_of_itself() -> None:
+    assert forward.merged("0-1-5,2-1-1", {"0": "0-1-7", "1": "1-1-3"}) == "0-1-7,2-1-1,1-1-3"
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("drop table", [("0-1-8", "2026-11-28 10:41:07 UTC", "DROP TABLE orders")]),
+        ("delete from", [("0-1-9", "2026-11-28 10:41:08 UTC", "DELETE FROM orders")]),
+        ("orders", ["0-1-7", "0-1-8", "0-1-9"]),
+        ("server id", []),
+    ],
+)
+def test_statements_are_found_with_their_place(words: str, found: list[Any]) -> None:
+    hits = list(forward.find(BINLOG.splitlines(keepends=True), words))
+    assert hits == found if found and isinstance(found[0], tuple) else [hit.gtid for hit in hits] == found
+
+
+@pytest.mark.parametrize(
+    ("moment", "before", "words"),
+    [
+        ("yesterday", "", "is no time such as"),
+        ("2026-13-01 00:00:00", "", "is no time such as"),
+        ("", "500", "is no GTID such as 0-1-500"),
+        ("2026-11-28 10:41:06", "0-1-8", "are two places: take one"),
+    ],
+)
+def test_a_place_that_is_none_is_refused(moment: str, before: str, words: str) -> None:
+    with pytest.raises(Problem, match=words):
+        forward.until(moment, before)
+    assert not forward.until("", "").wanted
+
+
+def test_only_backups_from_before_the_place_lead_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward.os, "uname", lambda: SimpleNamespace(nodename="db2"))
+    listed = [
+        {"id": name, "host": host, "time": f"2026-11-28T10:{minute}:00.5Z", "gtid": gtid}
+        for name, host, minute, gtid in (
+            ("a", "db2", 10, "0-1-5"), ("b", "db1", 20, "0-1-6"),
+            ("c", "db2", 30, "0-1-7,1-1-9"), ("d", "db2", 50, "0-1-8"),
+        )
+    ]  # fmt: skip
+    assert [one["id"] for one in forward.usable(listed, at("10:41:06"))] == ["a", "c"]
+    assert [one["id"] for one in forward.usable(listed, forward.until("", "0-1-8"))] == ["a", "c"]
+    assert [one["id"] for one in forward.usable(listed, forward.until("", "1-1-9"))] == ["a", "d"]
+    assert forward.usable(listed, at("10:00:00")) == []
+
+
+def test_the_binary_logs_from_the_backup_on(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = Fake(tmp_path)
+    monkeypatch.setattr(fake.server, "option", {"datadir": str(tmp_path)}.get)
+    for name in ("binlog.000001", "binlog.000002", "binlog.000010", "binlog.index", "binlog.state", "binlogs.000003"):
+        (tmp_path / name).touch()
+    names = [path.name for path in forward.logs_of(fake.server, "binlog.000002")]
+    assert names == ["binlog.000002", "binlog.000010"]
+    assert len(forward.logs_of(fake.server, "")) == 3
+    with pytest.raises(Problem, match=r"binlog\.000000, where the backup ends, is no longer among"):
+        forward.logs_of(fake.server, "binlog.000000")
+
+
+def test_a_backup_of_another_host_is_brought_forward_there(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(Problem, match="the backup is of elsewhere, whose binary logs are not on this host"):
+        forward.forward(Fake(tmp_path).server, tmp_path, {"host": "elsewhere"}, at("10:41:06"))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from ansible_collections.webstack.ha.plugins.module_utils.rules.problem import P
 
 def problems(settings: Mapping[str, Any]) -> list[Problem]:
     """Return what cannot work."""
-    return collect(settings, _environment, _retention, _numbers)
+    return collect(settings, _environment, _retention, _numbers, _place)
 
 
 def _environment(settings: Settings) -> Iterator[str]:
@@ -25,6 +26,16 @@ def _retention(settings: Settings) -> Iterator[str]:
     for period, count in settings["backup_slave_retention"].items():
         if count is not None and count < 0:
             yield f"backup_slave_retention.{period} is negative"
+
+
+def _place(settings: Settings) -> Iterator[str]:
+    moment, before = settings.get("backup_slave_restore_until"), settings.get("backup_slave_restore_before")
+    if moment and not re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", moment):
+        yield f"backup_slave_restore_until is {moment!r}; a time such as 2026-11-28 10:41:06 (UTC) is expected"
+    if before and not re.fullmatch(r"\d+-\d+-\d+", before):
+        yield f"backup_slave_restore_before is {before!r}; a GTID such as 0-1-500 is expected"
+    if moment and before:
+        yield "backup_slave_restore_until and backup_slave_restore_before are two places: set one"
 
 
 def _numbers(settings: Settings) -> Iterator[str]:

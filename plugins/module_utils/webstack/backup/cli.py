@@ -33,7 +33,7 @@ from ..core.arguments import Parser
 from ..core.errors import FAILED, GOOD, Busy, Problem
 from ..core.summary import Summary, document
 from ..db import data
-from . import prove, restore, ship, state, take
+from . import forward, prove, restore, ship, state, take
 from .repository import Repository, choose
 from .server import Server
 from .summary import CONFIG, summary_of
@@ -64,11 +64,16 @@ def parser() -> Parser:
     back = command("restore", "Restore a backup into an empty directory, ready for a server to start on.")
     back.add_argument("--snapshot", required=True, help="latest, or an id from `list`")
     back.add_argument("--target", required=True, type=pathlib.Path, metavar="DIR")
+    seek = command("find", "Find statements in this host's binary logs, with their GTID and time.")
+    seek.add_argument("words", help='for example "DROP TABLE"')
     for one in (run, back, proof):
         one.add_argument("--wait", type=float, default=0, metavar="SECONDS", help="wait for another run to end")
     status = command("status", "Say what this server is and how the last runs went.")
     status.add_argument("--json", action="store_true")
     status.add_argument("--snapshots", action="store_true", help="list the backups too")
+    for one, text in ((back, "bring it forward to"), (status, "list those that can be brought forward to")):
+        one.add_argument("--until", default="", metavar="TIME", help=f"{text} this second, in UTC")
+        one.add_argument("--before", default="", metavar="GTID", help=f"{text} just before this transaction")
     command("init", "Make the repository, or prove that it opens.")
     replace = command("replace-data", "Exchange the data of the stopped server.")
     which = replace.add_mutually_exclusive_group(required=True)
@@ -132,7 +137,9 @@ class Program:
                     state.record(self.config, state.PROOF, True, {**fields, "finished": int(time.time())})
                     fields["left_out"] = "; ".join(fields["left_out"]) or "nothing"
                 elif options.command == "restore":
-                    done = restore.restore(self.server, self.repository, options.snapshot, options.target)
+                    stop = forward.until(options.until, options.before)
+                    words = (self.server, self.repository, options.snapshot, options.target)
+                    done = restore.restore(*words, stop if stop.wanted else None)
                     fields = {"restored": options.snapshot, **done}
                 else:
                     fields = {"repository": self.repository.make()}
@@ -165,6 +172,17 @@ class Program:
             text = (one["id"], one["time"], f"{one['kind']:<6}", size, one["host"], one["gtid"], f"{word:<10}", pinned)
             print("  ".join(text).rstrip())
 
+    def find(self) -> None:
+        """Show the transactions whose statements have the words."""
+        logs = forward.logs_of(self.server, "")
+        if not logs:
+            raise Problem("this host has no binary logs")
+        with forward.reader(self.config.whole("timeout_seconds"), logs, 4) as log:
+            for hit in forward.find(log.stdout, self.options.words):
+                print(*hit, sep="  ", flush=True)
+        if log.returncode != 0:
+            raise Problem("not all binary logs can be read: the lines above say why")
+
     def pin(self) -> None:
         """Keep a backup, or leave it to the retention again."""
         options = self.options
@@ -185,7 +203,9 @@ class Program:
         if self.options.snapshots:
             status.update(snapshots=[], snapshots_error="")
             try:
-                status["snapshots"] = self.repository.snapshots()
+                stop = forward.until(self.options.until, self.options.before)
+                snapshots: Sequence[Mapping[str, Any]] = self.repository.snapshots()
+                status["snapshots"] = forward.usable(snapshots, stop) if stop.wanted else snapshots
             except Problem as problem:
                 status["snapshots_error"] = str(problem)
         if self.options.json:
@@ -201,6 +221,8 @@ class Program:
         options = self.options
         if options.command == "list":
             self.listing()
+        elif options.command == "find":
+            self.find()
         elif options.command in ("pin", "unpin"):
             self.pin()
         elif options.command == "status":

@@ -8,21 +8,20 @@ What the live server is asked is read within one of its own transactions; it is 
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..core import files
 from ..core.errors import Problem
 from ..core.mariadb import Session, SqlError
 from ..db import data
 from . import restore, state, trial
+from .forward import facts_of
 from .repository import Repository, choose
 from .server import Server
-from .take import METADATA, may_back_up
+from .take import may_back_up
 
 #: In so many parts the whole repository is read, one at each proof.
 PARTS = 7
@@ -73,27 +72,16 @@ def restored(server: Server, repository: Repository, snapshot: Mapping[str, Any]
     trial.clear(home)
     seconds = server.config.whole("timeout_seconds")
     try:
-        files.folder(home.parent, 0o700)
-        home.mkdir(mode=0o700)
-        done = restore.restore(server, repository, snapshot["id"], home / "data")
-        facts = facts_of(home / "data", snapshot)
-        with trial.server_on(home, seconds) as session:
+        trial.make(home)
+        copy = home / "restored"
+        done = restore.restore(server, repository, snapshot["id"], copy)
+        facts = facts_of(copy, snapshot)
+        with trial.server_on(home, copy, seconds) as session:
             check(session)
             found = compare(server, session, home, facts)
     finally:
         trial.clear(home)
     return {"bytes": done["bytes"], "restore_seconds": done["seconds"], **found}
-
-
-def facts_of(copy: pathlib.Path, snapshot: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the backup says of itself; it has to be the one that the repository says it is."""
-    try:
-        facts = dict(json.loads(files.read(copy / METADATA) or ""))
-    except ValueError:
-        raise Problem(f"it has no {METADATA}") from None
-    if facts.get("gtid") != snapshot["gtid"]:
-        raise Problem(f"it says that it stands at {facts.get('gtid')}, the repository says {snapshot['gtid']}")
-    return facts
 
 
 def check(session: Session) -> None:

@@ -11,27 +11,21 @@ import pathlib
 import re
 import shutil
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..core import files
 from ..core.errors import Problem
 from ..core.mariadb import quote
 from ..db import data, role
+from .forward import Until, facts_of, forward, usable
 from .repository import Repository, choose
 from .server import ROLE_COMMAND, ROLE_SETTINGS, Server
+from .ship import partial_of
 from .take import METADATA
 from .tools import last_message, need_room, stamp, surplus
 
 KEPT_LOGS = "binary-logs"
-
-
-def partial_of(target: pathlib.Path) -> pathlib.Path:
-    """Return an empty directory beside `target`. When it is complete it is renamed to that."""
-    partial = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    data.make_work(partial, *data.server_account())
-    partial.mkdir(mode=0o700)
-    return partial
 
 
 def where_data_goes(datadir: pathlib.Path) -> dict[str, str]:
@@ -42,20 +36,29 @@ def where_data_goes(datadir: pathlib.Path) -> dict[str, str]:
         return {"copies": "", "datadir_problem": str(error)}
 
 
-def restore(server: Server, repository: Repository, wanted: str, target: pathlib.Path) -> dict[str, Any]:
-    """Restore a backup into `target`, as a data directory that a server of this version can start on."""
+def restore(
+    server: Server, repository: Repository, wanted: str, target: pathlib.Path, stop: Until | None = None
+) -> dict[str, Any]:
+    """Restore a backup into `target`, as a data directory that a server of this version can start on.
+
+    With `stop` it is brought forward from there, to that place.
+    """
     started = time.monotonic()
     if not target.is_absolute():
         raise Problem(f"--target {target} is not an absolute path")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise Problem(f"--target {target} exists and is not an empty directory; nothing is overwritten")
-    snapshot = choose(repository.snapshots(), wanted)
+    snapshots: Sequence[Mapping[str, Any]] = repository.snapshots()
+    if stop and not (snapshots := usable(snapshots, stop)):
+        raise Problem("no backup of this host is old enough to be brought forward to that")
+    snapshot = choose(snapshots, wanted)
     need_room(target, snapshot["bytes"], server.config.number("free_disk_factor"), server.earlier(target))
     partial = partial_of(target)
     try:
         repository.fetch(snapshot["id"], partial)
         server.tools.mariadb_backup("prepare.log", "--prepare", f"--target-dir={partial}")
         data.give_to_server(partial)
+        forwarded = forward(server, partial, facts_of(partial, snapshot), stop) if stop else {}
         partial.rename(target)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -67,6 +70,7 @@ def restore(server: Server, repository: Repository, wanted: str, target: pathlib
         "bytes": data.size_of(str(target)),
         "seconds": round(time.monotonic() - started, 1),
         "gtid": snapshot["gtid"],
+        **forwarded,
     }
 
 

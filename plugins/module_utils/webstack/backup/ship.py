@@ -17,7 +17,6 @@ from typing import Any
 from ..core.config import Settings
 from ..core.errors import Problem
 from ..db import data
-from .restore import partial_of
 from .tools import GENTLE
 
 STORED = b"stored\n"
@@ -33,6 +32,15 @@ def tls(config: Settings, purpose: ssl.Purpose) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def partial_of(target: pathlib.Path) -> pathlib.Path:
+    """Return an empty directory beside `target`. When it is complete it is renamed to that."""
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    data.make_work(partial, *data.server_account())
+    partial.mkdir(mode=0o700)
+    return partial
 
 
 def receive(

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ..core import files, systemd
 from ..core.errors import Problem
@@ -40,8 +41,16 @@ def known() -> bool:
     return systemd.show(UNIT, "LoadState")["LoadState"] == "loaded"
 
 
-def command(home: pathlib.Path, seconds: int) -> list[str]:
-    """Return the command that starts the server: without a network, accounts, binary log, events and replication."""
+def make(home: pathlib.Path) -> None:
+    """Make the directory for what belongs to a trial and is no data."""
+    files.folder(home.parent, 0o700)
+    home.mkdir(mode=0o700)
+    # Where the server sees its data.
+    (home / "data").mkdir(mode=0o700)
+
+
+def command(home: pathlib.Path, data: pathlib.Path, seconds: int) -> list[str]:
+    """Return the command that starts the server: without a network, binary log, events and replication."""
     title = "Throw-away server of the proof of a backup"
     words = ["systemd-run", "--quiet", "--collect", f"--unit={UNIT}", f"--description={title}"]
     for name, value in {
@@ -55,7 +64,7 @@ def command(home: pathlib.Path, seconds: int) -> list[str]:
         "PrivateTmp": "yes",
         "ProtectHome": "yes",
         "NoNewPrivileges": "yes",
-        "BindPaths": f"{home}:{INSIDE}",
+        "BindPaths": f"{home}:{INSIDE} {data}:{INSIDE}/data",
     }.items():
         words.append(f"--property={name}={value}")
     return [
@@ -72,7 +81,6 @@ def command(home: pathlib.Path, seconds: int) -> list[str]:
         "--innodb-buffer-pool-dump-at-shutdown=OFF",
         "--innodb-flush-log-at-trx-commit=0",
         "--skip-networking",
-        "--skip-grant-tables",
         "--skip-log-bin",
         "--skip-slave-start",
         "--event-scheduler=DISABLED",
@@ -81,13 +89,13 @@ def command(home: pathlib.Path, seconds: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def server_on(home: pathlib.Path, seconds: int) -> Iterator[Session]:
-    """Start a server on `home`/data and yield a session of it. It ends with this."""
-    account = (home / "data").stat()
+def server_on(home: pathlib.Path, data: pathlib.Path, seconds: int) -> Iterator[Session]:
+    """Start a server on restored data and yield a session of it. It ends with this, cleanly."""
+    account = data.stat()
     files.write(home / "server.log", "", 0o600)
-    for path in (home, home / "server.log"):
+    for path in (home, home / "data", home / "server.log"):
         shutil.chown(path, account.st_uid, account.st_gid)
-    run(*command(home, seconds), seconds=60)
+    run(*command(home, data, seconds), seconds=60)
     session = Session({"unix_socket": str(home / "server.sock"), "user": "root"}, STATEMENT_SECONDS, 5)
     try:
         wait(session, home)
@@ -95,8 +103,7 @@ def server_on(home: pathlib.Path, seconds: int) -> Iterator[Session]:
         yield session
     finally:
         session.close()
-        with contextlib.suppress(Problem):
-            systemd.tell("stop", UNIT, seconds=120)
+        systemd.tell("stop", UNIT, seconds=120)
 
 
 def wait(session: Session, home: pathlib.Path) -> None:
@@ -112,13 +119,18 @@ def wait(session: Session, home: pathlib.Path) -> None:
             time.sleep(0.2)
 
 
+def client(home: pathlib.Path, seconds: float, **pipes: Any) -> Any:
+    """Run a client of the server that does what it reads."""
+    words = ["mariadb", "--no-defaults", "--binary-mode", "--max-allowed-packet=1G", "--user=root"]
+    return program(seconds, *words, f"--socket={home / 'server.sock'}", **pipes)
+
+
 def replay(home: pathlib.Path, logs: Sequence[pathlib.Path], start: int, stop: int, seconds: float) -> None:
     """Give the server what stands in these binary logs, from a place in the first one to a place in the last."""
     words = ["mariadb-binlog", f"--start-position={start}", f"--stop-position={stop}", *map(str, logs)]
-    client = ["mariadb", "--no-defaults", "--binary-mode", f"--socket={home / 'server.sock'}", "--user=root"]
     with (
         program(seconds, *GENTLE, *words, stdout=subprocess.PIPE) as log,
-        program(seconds, *client, "--max-allowed-packet=1G", stdin=log.stdout) as reader,
+        client(home, seconds, stdin=log.stdout) as reader,
     ):
         assert log.stdout is not None
         log.stdout.close()
