@@ -38,7 +38,10 @@ class ActionModule(ActionBase):
         site = specification(os.path.join(COLLECTION, "meta", "site_specs.yml"))
         host = Host(name, variables, self._loader, site["secrets"])
         if arguments["seen"] is None:
-            said = [problem.sentence for problem in _site_checks.only_first(host.inputs(role)[1])]
+            # A misspelt input would be left out without a word.
+            names = _site_checks.Names.build(role.known, [f"{role.name}_"])
+            unknown = names.unknown(name, sorted(variables))
+            said = [problem.sentence for problem in [*unknown, *_site_checks.only_first(host.inputs(role)[1])]]
         else:
             said = [problem.text for problem in HOST_RULES[role.name](host.settings(role), arguments["seen"])]
         result["changed"] = False
