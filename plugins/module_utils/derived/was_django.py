@@ -14,6 +14,7 @@ from typing import Any
 
 from ansible_collections.webstack.ha.plugins.module_utils import _balancer_sites
 from ansible_collections.webstack.ha.plugins.module_utils.derived import File, Role, flag
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import table
 
 APACHE = "/etc/apache2"
 #: A bare IPv6 address, around which Django wants brackets.
@@ -209,13 +210,41 @@ def version(role: Role) -> str:
 def rollback_release(role: Role) -> str:
     """Return the release that ran last before the current one, of those that every host of the run has. Else nothing.
 
-    The first host says which: all shall run the same one.
+    The first host says which, since a roll begins there: all shall run the same one.
     """
     hosts = role["ansible_play_hosts"]
     first = _seen(role, hosts[0])
     everywhere = set.intersection(*(set(_seen(role, host).get("releases") or ()) for host in hosts))
-    current = {_seen(role, host).get("current") for host in hosts}
-    return next((one for one in first.get("ran") or () if one in everywhere and one not in current), "")
+    return next((one for one in first.get("ran") or () if one in everywhere and one != first.get("current")), "")
+
+
+def plan(role: Role) -> list[str]:
+    """Say what a deploy would do on this host."""
+    found, wanted = role["__was_django_found"], role["__was_django_release"]
+    named = f"{wanted} ({version(role)})" if version(role) else wanted
+    said = [f"{found['turn']}: this would be refused"] if found.get("turn") else []
+    said.append(f"{named} would be built" if build_needed(role) else f"{named} is built already")
+    if migration_needed(role):
+        commands = [" ".join(map(str, words)) for words in role["was_django_after_migrate_commands"]]
+        said.append("; then ".join([f"{role['was_django_migrate_host']} would migrate the database", *commands]))
+    else:
+        said.append("the database would stay as it is")
+    if wanted in (found["current"], found["running"]) and found["healthy"]:
+        return [*said, "it runs already"]
+    pages = [check["path"] for check in role["was_django_smoke_checks"]]
+    asked = f"once these pages answer: {', '.join(pages)}" if pages else "without asking for a page"
+    return [*said, f"{found['current'] or 'nothing'} runs; {wanted} would be run {asked}"]
+
+
+def release_table(role: Role) -> list[str]:
+    """Return the releases of all hosts of the run as the lines of a table."""
+    columns = ("release", "version", "when", "by", "state", "healthy", "why")
+    rows = [["host", *columns]]
+    for host in role["ansible_play_hosts"]:
+        for one in json.loads(role["hostvars"][host]["__was_django_listed"]["stdout"])["releases"]:
+            words = {True: "yes", False: "no", None: ""}
+            rows.append([host, *(words.get(one[name], one[name]) for name in columns)])
+    return table.table(rows).splitlines()
 
 
 def manage(role: Role) -> str:

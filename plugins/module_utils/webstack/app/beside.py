@@ -60,12 +60,13 @@ def load(site: Site, identity: str, ask: bool) -> None:
     """Load a release as Apache will, and with `ask` have its pages checked. A bad one never gets a request."""
     checks = [_whole(site, identity, one) for one in site.of_release("smoke_checks", identity)] if ask else []
     paths = [str(site.python(identity)), *site.setting("python_path")]
-    program = (str(site.release(identity) / "venv/bin/python"), "-c", PROGRAM, json.dumps(paths), json.dumps(checks))
+    program = (str(site.release(identity) / "venv/bin/python"), "-", json.dumps(paths), json.dumps(checks))
     seconds = float(site.setting("health_timeout")) + sum(float(one["seconds"]) for one in checks)
     try:
         done = run(
             *program,
             seconds=seconds,
+            text=PROGRAM,
             check=False,
             cwd=site.base,
             env={"PATH": SEARCH_PATH, "HOME": str(site.base), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     site = Application(options.name)
     match options.command:
         case "status":
-            state = site.status(options.listen, options.port)
+            state = site.status(options.listen, options.port) | {"turn": turn.state(options.name)}
             wrong = Summary("", findings_of(options.name, state))
             print(json.dumps(document({"app": wrong}, **state)))
             return GOOD
@@ -129,5 +129,6 @@ def change(site: Application, options: argparse.Namespace) -> list[str]:
 
 
 def listing(found: list[dict[str, Any]]) -> str:
-    rows = [[str(one[name] or "") for name in COLUMNS] for one in found]
+    words = {True: "yes", False: "no", None: ""}
+    rows = [[words.get(one[name], one[name]) for name in COLUMNS] for one in found]
     return table([COLUMNS, *rows])

@@ -37,14 +37,13 @@ def take(name: str, holder: str, token: str, seconds: float) -> list[str]:
 def drop(name: str, token: str | None) -> list[str]:
     """End a turn: one's own, or without a token whosever it is."""
     with lock.hold(f"turn-{name}", "a deploy ends its turn", LOCK_SECONDS):
-        had = _held(name)
-        if had is None:
-            files.remove(_path(name))
-            return []
-        if token not in (None, had["token"]):
-            raise Busy(f"busy: {words(name, had)}")
+        if token:
+            had = _held(name)
+            if had and had["token"] != token:
+                raise Busy(f"busy: {words(name, had)}")
+        there = _path(name).exists()
         files.remove(_path(name))
-    return [f"ended the turn: {words(name, had)}"]
+    return [f"ended the turn of {name}"] if there else []
 
 
 def allow(name: str, token: str | None) -> str | None:
@@ -52,7 +51,7 @@ def allow(name: str, token: str | None) -> str | None:
     with lock.hold(f"turn-{name}", "a command asks whose turn it is", LOCK_SECONDS):
         had = _read(name)
         running = had if had and had["until"] > time.time() else None
-        if token is None:
+        if not token:
             if running:
                 raise Busy(f"busy: {words(name, running)}")
             return None
@@ -62,6 +61,12 @@ def allow(name: str, token: str | None) -> str | None:
             raise Busy(f"busy: this deploy said nothing for too long, and now {words(name, had)}")
         _write(name, {**had, "until": time.time() + had["seconds"]})
         return str(had["holder"])
+
+
+def state(name: str) -> str:
+    """Say who has the turn, or nothing."""
+    had = _held(name)
+    return words(name, had) if had else ""
 
 
 def words(name: str, had: Mapping[str, Any]) -> str:
