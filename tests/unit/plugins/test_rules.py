@@ -9,6 +9,7 @@ import pytest
 import rendering
 from ansible_collections.webstack.ha.plugins.module_utils.rules import vip_failover
 from ansible_collections.webstack.ha.plugins.module_utils.rules.problem import Problem, collect, said
+from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import Role, misspelt
 
 PAIR = [{"name": "lb1", "address": "192.0.2.11"}, {"name": "lb2", "address": "192.0.2.12"}]
 DATABASES = [
@@ -444,3 +445,19 @@ def test_a_rule_ends_where_a_setting_is_missing_and_no_other_one_does() -> None:
     assert collect({"b": 1}, lambda s: [s["a"]], lambda s: [f"b is {s['b']}"]) == [Problem("b", "b is 1")]
     with pytest.raises(KeyError):
         collect({"b": {}}, lambda s: [s["b"]["key"]])
+
+
+def test_a_misspelt_variable_is_named_by_the_role_too() -> None:
+    """A deploy runs the role without preflight."""
+    known = {
+        "was_django_smoke_check": [],
+        "was_django_port": 8000,
+        "__was_django_port": 1,
+        "lb_nginx_typo": 1,
+        "was_django": 2,
+        "webstack_name": "x",
+    }
+    (found,) = misspelt(Role("was_django", str(rendering.ROLES / "was_django"), rendering.LOADER), "host1", known)
+    assert found.host == "host1"
+    assert found.variable == "was_django_smoke_check"
+    assert found.message == "is no variable of this collection; did you mean was_django_smoke_checks?"
