@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,7 +109,7 @@ def test_a_second_deploy_is_told_who_is_under_way() -> None:
 
 def test_the_playbooks_deploy_show_and_put_back() -> None:
     old = status("django-was1")["current"]
-    new = {"was_django_environment": {"BOARD_PLAIN": "of the new release"}, "was_django_deployer": "ada@desk"}
+    new = {"was_django_environment": {"BOARD_PLAIN": (mark := uuid.uuid4().hex)}, "was_django_deployer": "ada@desk"}
     code, text = playbook("deploy", dry_run=True, **new)
     assert code == 0, text
     assert "would be built" in text
@@ -121,7 +122,7 @@ def test_the_playbooks_deploy_show_and_put_back() -> None:
     with Loop() as loop:
         code, text = playbook("deploy", **new)
         assert code == 0, text
-        assert on("django-was2", *show) == "of the new release\n"
+        assert on("django-was2", *show) == f"{mark}\n"
         code, text = playbook("releases")
         assert code == 0, text
         assert re.search(r"django-was2 \S+ 20\S+Z ada@desk current yes", text.replace("'", "")), text
@@ -149,7 +150,7 @@ def test_commands_after_a_migration_run_once_for_a_release() -> None:
     said = {
         "was_django_after_migrate_commands": [["shell", "-v0", "-c", "open('/var/tmp/webstack-ran', 'a').write('x')"]]
     }
-    new = said | {"was_django_environment": {"BOARD_PLAIN": "to be migrated"}}
+    new = said | {"was_django_environment": {"BOARD_PLAIN": uuid.uuid4().hex}}
     old = status("django-was1")["current"]
     try:
         for limit in ("was", "django-was2"):
