@@ -14,6 +14,7 @@ from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import (
     HOST_RULES,
     Host,
     Role,
+    misspelt,
     specification,
 )
 
@@ -38,7 +39,8 @@ class ActionModule(ActionBase):
         site = specification(os.path.join(COLLECTION, "meta", "site_specs.yml"))
         host = Host(name, variables, self._loader, site["secrets"])
         if arguments["seen"] is None:
-            said = [problem.sentence for problem in _site_checks.only_first(host.inputs(role)[1])]
+            unknown = misspelt(role, name, variables, site)
+            said = [problem.sentence for problem in [*unknown, *_site_checks.only_first(host.inputs(role)[1])]]
         else:
             said = [problem.text for problem in HOST_RULES[role.name](host.settings(role), arguments["seen"])]
         result["changed"] = False

@@ -50,13 +50,14 @@ RETURN = r"""
 state:
   description:
     - The document of C(webstack app NAME status), for example C(current), C(releases), C(healthy), C(stale).
-    - Its C(python) is the version of O(python).
+    - Its C(python) is the version of O(python), its C(turn) says who deploys now, or nothing.
   returned: always
   type: dict
   sample: {"current": "1.4-a1b2c3", "healthy": true, "releases": ["1.4-a1b2c3"], "python": "3.13.5"}
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.app import turn
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.app.site import Site
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import run
@@ -77,6 +78,7 @@ def main() -> None:
     words = module.params
     try:
         state = Site(words["name"]).status(words["listen"], words["port"])
+        state["turn"] = turn.state(words["name"])
         state["python"] = run(words["python"], "-I", "-c", VERSION, seconds=30).out.strip()
     except (Problem, OSError) as problem:
         module.fail_json(msg=str(problem))

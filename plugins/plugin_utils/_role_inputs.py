@@ -255,6 +255,15 @@ class SiteHost(Host):
         return False
 
 
+def misspelt(
+    role: Role, host: str, variables: Iterable[str], site: Mapping[str, Any] | None = None
+) -> list[_site_checks.Problem]:
+    """Return what begins like the inputs of a role and is none: it would be left out without a word."""
+    known = {*role.known, *((site or {}).get("secrets") or ())}
+    ignored = (site or {}).get("ignored_prefixes") or ()
+    return _site_checks.Names.build(known, [f"{role.name}_"], ignored).unknown(host, sorted(variables))
+
+
 def raw(hostvars: Any, host: str) -> dict[str, Any]:
     """Return a host's variables with their expressions still in them, so that each one can fail alone."""
     get = getattr(hostvars, "raw_get", None)

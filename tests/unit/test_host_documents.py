@@ -91,6 +91,13 @@ class Host:
         self.patch.setattr(cache, "inspect", lambda _site: ({"s1": "master"}, ["shard s2 on redis1: no answer"]))
         return ["server"]
 
+    def app_releases(self) -> list[str]:
+        app = Tier("app")
+        self.patch.setattr(app.Application, "__init__", lambda self, name: setattr(self, "name", name))
+        one = {"release": "r1", "version": "v1", "state": "current", "healthy": True}
+        self.patch.setattr(app, "releases", lambda _site: [one])
+        return []
+
     def app_status(self) -> list[str]:
         app = Tier("app")
         self.patch.setattr(app.Application, "__init__", lambda self, name: setattr(self, "name", name))

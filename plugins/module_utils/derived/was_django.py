@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import re
@@ -13,6 +14,7 @@ from typing import Any
 
 from ansible_collections.webstack.ha.plugins.module_utils import _balancer_sites
 from ansible_collections.webstack.ha.plugins.module_utils.derived import File, Role, flag
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import table
 
 APACHE = "/etc/apache2"
 #: A bare IPv6 address, around which Django wants brackets.
@@ -108,11 +110,6 @@ def environment(role: Role) -> dict[str, Any]:
     return found
 
 
-def paths(role: Role) -> list[str]:
-    """Return the directories of Python modules beside those of the release."""
-    return [f"{role['__was_django_configuration']}/python", *role["was_django_python_path"]]
-
-
 # --- The release ------------------------------------------------------------------------------------
 
 
@@ -135,6 +132,45 @@ def required_files(role: Role) -> list[str]:
     return [*role["was_django_requirement_files"], *([] if command == "django-admin" else [command])]
 
 
+def _release_contents(role: Role) -> dict[str, tuple[str, bool]]:
+    """Return the files that a release has beside those of the application, and which of them hold secrets."""
+    checks = {
+        "health_host": health_host(role),
+        "health_path": role["was_django_health_path"],
+        "smoke_checks": role["was_django_smoke_checks"],
+    }
+    # Who runs it, and from where, is no part of a release.
+    same = {"ansible_managed": "The role was_django of webstack.ha writes this."}
+    return {
+        "checks.json": (f"{json.dumps(checks, indent=4, sort_keys=True)}\n", False),
+        "environment": (role.render("environment.j2", same), True),
+        "manage": (role.render("release_manage.sh.j2", same), False),
+        "python/webstack_settings.py": (role.render("webstack_settings.py.j2", same), True),
+        "python/webstack_entry.py": (role.render("webstack_entry.py.j2", same), False),
+        "python/webstack_django.py": (role.read("webstack_django.py") + "\n", False),
+        "python/webstack_overlay.py": (role.read("webstack_overlay.py") + "\n", False),
+    }
+
+
+def release_files(role: Role) -> list[File]:
+    """Return the files that a release has beside those of the application. They never change once it is complete."""
+    hidden = {"group": role["__was_django_group"], "mode": "0640", "secret": True}
+    found: list[File] = [{"dest": f"{role['__was_django_release_path']}/python", "state": "directory"}]
+    for name, (content, secret) in _release_contents(role).items():
+        more = hidden if secret else {"mode": "0755"} if name == "manage" else {}
+        found.append({"dest": f"{role['__was_django_release_path']}/{name}", "content": content, **more})
+    return found
+
+
+def settings_digest(role: Role) -> str:
+    """Return the part of a release's name that says with which settings it runs.
+
+    They hold secrets, and everybody may see the name: without the site's key nobody can try what would lead to it.
+    """
+    contents = json.dumps(sorted(_release_contents(role).items()), separators=(",", ":"))
+    return hmac.new(role["was_django_secret_key"].encode(), contents.encode(), hashlib.sha256).hexdigest()[:8]
+
+
 def build_needed(role: Role) -> bool:
     """Tell whether the host lacks the release."""
     return role["__was_django_release"] not in role["__was_django_found"]["releases"]
@@ -152,9 +188,63 @@ def migration_marker(role: Role) -> str:
 
 
 def migration_needed(role: Role) -> bool:
-    """Tell whether this database was not migrated with this release."""
+    """Tell whether this run has to migrate: no host of it knows that this release has migrated this database."""
+    if role["was_django_migrate_host"] not in role["ansible_play_hosts"]:
+        return False
     marker = f"{role['__was_django_release']}/{migration_marker(role)}"
-    return flag(role, "was_django_migrate_enabled") and marker not in role["__was_django_found"]["migrated"]
+    known = {one for host in role["ansible_play_hosts"] for one in _seen(role, host).get("migrated") or ()}
+    return flag(role, "was_django_migrate_enabled") and marker not in known
+
+
+def _seen(role: Role, host: str) -> Mapping[str, Any]:
+    return (role["hostvars"][host].get("__was_django_status") or {}).get("state") or {}
+
+
+def version(role: Role) -> str:
+    """Return what people call this release: the version of the source, else its commit."""
+    commit = role["__was_django_source"].get("commit") or ""
+    named = role["was_django_source"].get("version") or ""
+    return " ".join(filter(None, [str(named), commit[:12] if commit != named else ""]))
+
+
+def rollback_release(role: Role) -> str:
+    """Return the release that ran last before the current one, of those that every host of the run has. Else nothing.
+
+    The first host says which, since a roll begins there: all shall run the same one.
+    """
+    hosts = role["ansible_play_hosts"]
+    first = _seen(role, hosts[0])
+    everywhere = set.intersection(*(set(_seen(role, host).get("releases") or ()) for host in hosts))
+    return next((one for one in first.get("ran") or () if one in everywhere and one != first.get("current")), "")
+
+
+def plan(role: Role) -> list[str]:
+    """Say what a deploy would do on this host."""
+    found, wanted = role["__was_django_found"], role["__was_django_release"]
+    named = f"{wanted} ({version(role)})" if version(role) else wanted
+    said = [f"{found['turn']}: this would be refused"] if found.get("turn") else []
+    said.append(f"{named} would be built" if build_needed(role) else f"{named} is built already")
+    if migration_needed(role):
+        commands = [" ".join(map(str, words)) for words in role["was_django_after_migrate_commands"]]
+        said.append("; then ".join([f"{role['was_django_migrate_host']} would migrate the database", *commands]))
+    else:
+        said.append("the database would stay as it is")
+    if wanted in (found["current"], found["running"]) and found["healthy"]:
+        return [*said, "it runs already"]
+    pages = [check["path"] for check in role["was_django_smoke_checks"]]
+    asked = f"once these pages answer: {', '.join(pages)}" if pages else "without asking for a page"
+    return [*said, f"{found['current'] or 'nothing'} runs; {wanted} would be run {asked}"]
+
+
+def release_table(role: Role) -> list[str]:
+    """Return the releases of all hosts of the run as the lines of a table."""
+    columns = ("release", "version", "when", "by", "state", "healthy", "why")
+    rows = [["host", *columns]]
+    for host in role["ansible_play_hosts"]:
+        for one in json.loads(role["hostvars"][host]["__was_django_listed"]["stdout"])["releases"]:
+            words = {True: "yes", False: "no", None: ""}
+            rows.append([host, *(words.get(one[name], one[name]) for name in columns)])
+    return table.table(rows).splitlines()
 
 
 def manage(role: Role) -> str:
@@ -196,18 +286,12 @@ def _of_the_application(role: Role) -> File:
 
 def _application_files(role: Role) -> list[File]:
     base, configuration = role["__was_django_base"], role["__was_django_configuration"]
-    python = f"{configuration}/python"
-    hidden = {"group": role["__was_django_group"], "mode": "0640", "secret": True}
     return [
         {"dest": f"{base}/releases", "state": "directory"},
         {"dest": f"{base}/static", "state": "directory"},
         # The same mode as in shared_media, which has this directory too.
         {"dest": role["was_django_media_root"], "state": "directory", "mode": "2775", **_of_the_application(role)},
-        {"src": "environment.j2", "dest": f"{configuration}/environment", **hidden},
-        {"src": "webstack_settings.py.j2", "dest": f"{python}/webstack_settings.py", **hidden},
-        {"src": "webstack_entry.py.j2", "dest": f"{python}/webstack_entry.py"},
-        {"src": "webstack_django.py", "dest": f"{python}/webstack_django.py"},
-        {"src": "webstack_overlay.py", "dest": f"{python}/webstack_overlay.py"},
+        {"src": "webstack_start.py.j2", "dest": f"{configuration}/webstack_start.py"},
         {"src": "manage.sh.j2", "dest": role["__was_django_manage_path"], "mode": "0755"},
         # What earlier versions put here.
         {"dest": "/usr/local/sbin/webstack-release", "state": "absent"},
@@ -221,9 +305,8 @@ def _application_files(role: Role) -> list[File]:
 
 
 def _release_settings(role: Role) -> dict[str, Any]:
-    """Return what `webstack app` has to know."""
+    """Return what `webstack app` has to know of the application, whatever release runs."""
     configuration = role["__was_django_configuration"]
-    watched = [f"{configuration}/environment", f"{configuration}/python"]
     return {
         "address": "127.0.0.1",
         "listen": listen(role),
@@ -237,7 +320,11 @@ def _release_settings(role: Role) -> dict[str, Any]:
         "graceful": graceful_seconds(role),
         "keep": role["was_django_keep_releases"],
         "apache_files": role["__was_django_apache_files"],
-        "watch": [*watched, *role["was_django_python_path"], *role["was_django_watched_files"]],
+        "watch": [
+            f"{configuration}/webstack_start.py",
+            *role["was_django_python_path"],
+            *role["was_django_watched_files"],
+        ],
     }
 
 

@@ -21,6 +21,7 @@ _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 #: A name, a name behind a wildcard, or an address, with brackets or without.
 _HOST = re.compile(r"[*]|([*]?[.])?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]?")
 _HEALTH_PATH = re.compile(r"/[^\s?#]+")
+_CHECK_PATH = re.compile(r"/[^\s#]*")
 # Apache reads these from a line where a blank ends a word.
 _PLAIN_URL = re.compile(r'/[^\s"]+/')
 _PLAIN_PATH = re.compile(r'/[^\s"]+')
@@ -39,6 +40,8 @@ def problems(settings: Mapping[str, Any]) -> list[Problem]:
         _allowed_hosts,
         _numbers,
         _health,
+        _smoke_checks,
+        _commands,
         _static,
         _media,
         _hashes,
@@ -102,6 +105,7 @@ def _numbers(settings: Settings) -> Iterator[str]:
         "was_django_request_timeout_seconds",
         "was_django_health_timeout_seconds",
         "was_django_keep_releases",
+        "was_django_lock_seconds",
         "was_django_threads",
         "was_django_access_log_files",
     )
@@ -114,6 +118,35 @@ def _health(settings: Settings) -> Iterator[str]:
     path = settings["was_django_health_path"]
     if not _HEALTH_PATH.fullmatch(path):
         yield f"was_django_health_path must begin with / and have no query, got '{path}'"
+
+
+def _smoke_checks(settings: Settings) -> Iterator[str]:
+    for check in settings["was_django_smoke_checks"]:
+        path, status = check["path"], check.get("status")
+        if not _CHECK_PATH.fullmatch(path):
+            yield f"was_django_smoke_checks: path must begin with / and have no blanks, got '{path}'"
+        elif path == settings["was_django_health_path"]:
+            yield (
+                f"was_django_smoke_checks: {path} is was_django_health_path, which says only that the application is "
+                "loaded: name a page of its own"
+            )
+        if status is not None and not 100 <= status <= 599:
+            yield f"was_django_smoke_checks: status of {path} must be 100 to 599, got {status}"
+        if check.get("seconds") is not None and check["seconds"] < 1:
+            yield f"was_django_smoke_checks: seconds of {path} must be 1 or more, got {check['seconds']}"
+
+
+def _commands(settings: Settings) -> Iterator[str]:
+    for command in settings["was_django_after_migrate_commands"]:
+        # Ansible itself would take a text for a list of one word.
+        words = [command] if isinstance(command, str) else [str(word) for word in command]
+        if not words or not all(words):
+            yield f"was_django_after_migrate_commands: a command has an empty word: {words}"
+        elif isinstance(command, str) or (len(words) == 1 and " " in words[0]):
+            yield (
+                "was_django_after_migrate_commands: each command is a list of words, for example "
+                f"[{', '.join(words[0].split())}]; got the text '{words[0]}'"
+            )
 
 
 def _static(settings: Settings) -> Iterator[str]:

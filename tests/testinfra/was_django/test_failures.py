@@ -59,14 +59,14 @@ def test_a_migration_has_no_limit() -> None:
         "from django.db import connection; cursor = connection.cursor(); "
         "cursor.execute('SELECT @@max_statement_time'); print(cursor.fetchone()[0])"
     )
-    script = f'base=/srv/webstack/board; set -a; . /etc/webstack/board/environment; cd $base/current/src; {ENTRY} "$1"'
+    script = f'base=/srv/webstack/board; set -a; . $base/current/environment; cd $base/current/src; {ENTRY} "$1"'
     seen = on("django-was1", "runuser", "-u", "www-data", "--", "sh", "-c", script, "sh", show)
     assert seen.splitlines() == ["['charset', 'connect_timeout', 'ssl', 'ssl_mode']", "0.0"]
 
 
 ENTRY = (
     "export DJANGO_SETTINGS_MODULE=webstack_settings WEBSTACK_RELEASE_PATH=$base/current "
-    "PYTHONPATH=$base/current/src:/etc/webstack/board/python:/opt/webstack/python; $base/current/venv/bin/python -c"
+    "PYTHONPATH=$base/current/src:$base/current/python:/opt/webstack/python; $base/current/venv/bin/python -c"
 )
 
 
@@ -109,6 +109,6 @@ def test_good_requests_leave_no_traceback(name: str) -> None:
 
 
 def test_what_settings_modules_read_is_in_the_environment() -> None:
-    text = on("django-was1", "cat", "/etc/webstack/board/environment")
+    text = on("django-was1", "cat", "/srv/webstack/board/current/environment")
     for name in ("SECRET_KEY", "DEBUG", "ALLOWED_HOSTS"):
         assert set(re.findall(rf"^((?:DJANGO_)?{name})=", text, re.M)) == {name, f"DJANGO_{name}"}

@@ -52,7 +52,7 @@ def wait_for_health(name: str, seconds: float = 15) -> float:
 def slow_page() -> Iterator[None]:
     """A page on the first server that takes longer than Apache would wait by itself."""
     file = "/srv/webstack/board/current/src/demo_site/urls.py"
-    load = "touch /etc/webstack/board/environment && webstack app board activate"
+    load = "touch /etc/webstack/board/webstack_start.py && webstack app board activate"
     on("django-was1", "sh", "-c", f"cp -p {file} /root/urls.py\ncat >> {file} <<'END'\n{SLOW}END\n{load}")
     yield
     on("django-was1", "sh", "-c", f"cp -p /root/urls.py {file} && {load}")

@@ -388,6 +388,13 @@ def application(**inputs: Any) -> Known:
         "__was_django_release_path": "/srv/webstack/shop/releases/r2",
         "__was_django_step": ["webstack", "app", "shop", "run"],
         "__was_django_found": {"processors": 1, "releases": ["r1"], "migrated": []},
+        "was_django_smoke_checks": [{"path": "/"}],
+        "was_django_migrate_host": "was1",
+        "was_django_after_migrate_commands": [["check", "--tag", "models"]],
+        "was_django_source": {"path": "../shop"},
+        "__was_django_source": {"id": "r2", "commit": None},
+        "ansible_play_hosts": ["was1", "was2"],
+        "hostvars": {"was1": {}, "was2": {}},
     }
     return Known(others | inputs)
 
@@ -463,16 +470,126 @@ def test_what_the_user_says_comes_before_the_usual_and_after_the_secrets() -> No
     assert "WEBSTACK_DATABASE_PASSWORD" not in on_sqlite
 
 
+def seen(**states: dict[str, Any]) -> dict[str, Any]:
+    """What the hosts of a run said about themselves."""
+    hosts = {name: {"__was_django_status": {"state": state}} for name, state in states.items()}
+    return {"ansible_play_hosts": list(hosts), "hostvars": hosts}
+
+
 def test_another_database_is_migrated_too() -> None:
-    role = application()
-    marker = was_django.migration_marker(role)
+    marker = was_django.migration_marker(application())
     assert re.fullmatch(r"\.migrated-[0-9a-f]{12}", marker)
-    assert was_django.migration_needed(role)
-    role["__was_django_found"]["migrated"] = [f"r2/{marker}"]
-    assert not was_django.migration_needed(role)
+    assert was_django.migration_needed(application())
+    known = seen(was1={"migrated": []}, was2={"migrated": [f"r2/{marker}"]})
+    role = application(**known)
+    assert not was_django.migration_needed(role), "another host of the run has done it"
     for change in ({"was_django_database_name": "other"}, {"was_django_database_engine": "sqlite"}):
         assert was_django.migration_needed(Known(role | change))
     assert not was_django.migration_needed(application(was_django_migrate_enabled="no"))
+    assert not was_django.migration_needed(application(was_django_migrate_host="was3")), (
+        "who migrates is not in the run"
+    )
+
+
+def test_a_release_has_its_own_settings_and_its_name_says_so() -> None:
+    role = application(__was_django_configuration="/etc/webstack/shop")
+    files = by_path(was_django.release_files(role))
+    top = "/srv/webstack/shop/releases/r2"
+    secret = {f"{top}/environment", f"{top}/python/webstack_settings.py"}
+    assert {path for path, file in files.items() if file.get("secret")} == secret
+    assert all((files[path]["group"], files[path]["mode"]) == ("www-data", "0640") for path in secret)
+    assert files[f"{top}/manage"]["mode"] == "0755"
+    checks = json.loads(files[f"{top}/checks.json"]["content"])
+    assert checks == {"health_host": "www.shop.test", "health_path": "/up", "smoke_checks": [{"path": "/"}]}
+
+    name = was_django.settings_digest(role)
+    assert re.fullmatch("[0-9a-f]{8}", name)
+    assert was_django.settings_digest(Known(role | {"__was_django_release_path": "/other"})) == name
+    changed = [{"was_django_smoke_checks": []}, {"was_django_secret_key": "another"}]
+    assert len({name, *(was_django.settings_digest(Known(role | change)) for change in changed)}) == 3
+
+
+def test_each_setting_and_each_secret_is_a_part_of_the_name() -> None:
+    """By the real templates."""
+    good = {
+        "was_django_settings_module": "shop.settings",
+        "was_django_secret_key": "k" * 40,
+        "was_django_allowed_hosts": ["www.shop.test"],
+        "was_django_database_host": "192.0.2.9",
+        "was_django_database_password": "p" * 20,
+        "role_path": str(ROOT / "roles/was_django"),
+        "ansible_search_path": [str(ROOT / "roles/was_django")],
+    }
+    changes: list[dict[str, Any]] = [
+        {},
+        {"was_django_environment": {"MAIL": "on"}},
+        {"was_django_environment": {"MAIL": "off"}},
+        {"was_django_database_password": "q" * 20},
+        {"was_django_settings_extra": "X = 1"},
+        {"was_django_working_directory": "data"},
+        {"was_django_manage_command": "bin/tool.py"},
+        {"was_django_health_path": "/up"},
+        {"was_django_secret_key_fallbacks": ["f" * 40]},
+    ]
+    names = [
+        render("was_django", "lookup('webstack.ha._derived', 'was_django.settings_digest')", good | change)
+        for change in changes
+    ]
+    assert len(set(names)) == len(changes)
+    again = render("was_django", "lookup('webstack.ha._derived', 'was_django.settings_digest')", good)
+    elsewhere = good | {"ansible_managed": "by ada on her desk", "was_django_port": 8010, "was_django_threads": 9}
+    assert again == names[0]
+    assert render("was_django", "lookup('webstack.ha._derived', 'was_django.settings_digest')", elsewhere) == names[0]
+
+
+@pytest.mark.parametrize(
+    ("source", "commit", "said"),
+    [
+        ({"path": "x"}, None, ""),
+        ({"version": "v1.4"}, "0123456789abcdef", "v1.4 0123456789ab"),
+        ({"version": "0123456789abcdef"}, "0123456789abcdef", "0123456789abcdef"),
+    ],
+)
+def test_a_release_is_called_as_people_call_it(source: dict[str, str], commit: str | None, said: str) -> None:
+    assert was_django.version(application(was_django_source=source, __was_django_source={"commit": commit})) == said
+
+
+def test_the_way_back_leads_to_one_release_that_ran_and_is_everywhere() -> None:
+    first = {"current": "r4", "ran": ["r4", "r3", "r2"], "releases": ["r4", "r3", "r2", "r1"]}
+    behind = {"current": "r2", "ran": ["r2", "r1"], "releases": ["r2", "r4", "r1"]}
+    assert was_django.rollback_release(application(**seen(was1=first, was2=first))) == "r3"
+    assert was_django.rollback_release(application(**seen(was1=first, was2=behind))) == "r2"
+    assert was_django.rollback_release(application(**seen(was1=first, was2={}))) == ""
+
+
+def test_a_plan_says_what_would_happen() -> None:
+    here = {"current": "r1", "running": "r1", "healthy": True, "releases": ["r1"], "migrated": [], "turn": ""}
+    role = application(__was_django_found=here)
+    assert was_django.plan(role) == [
+        "r2 would be built",
+        "was1 would migrate the database; then check --tag models",
+        "r1 runs; r2 would be run once these pages answer: /",
+    ]
+    role["__was_django_found"] = {**here, "current": "r2", "running": "r2", "releases": ["r2"], "turn": "ada deploys"}
+    role["was_django_migrate_enabled"] = False
+    assert was_django.plan(role) == [
+        "ada deploys: this would be refused",
+        "r2 is built already",
+        "the database would stay as it is",
+        "it runs already",
+    ]
+
+
+def test_the_releases_of_all_hosts_are_one_table() -> None:
+    one = {"release": "r1", "version": "", "when": "2026", "by": "ada", "state": "current", "healthy": True, "why": ""}
+    said = {"stdout": json.dumps({"releases": [one, {**one, "state": "kept", "healthy": None}]})}
+    role = application(hostvars={name: {"__was_django_listed": said} for name in ("was1", "was2")})
+    lines = was_django.release_table(role)
+    assert [line.split() for line in lines[1:3]] == [
+        ["was1", "r1", "2026", "ada", "current", "yes"],
+        ["was1", "r1", "2026", "ada", "kept"],
+    ]
+    assert len(lines) == 5
 
 
 def test_a_release_that_is_there_is_not_built() -> None:
@@ -502,11 +619,11 @@ def test_all_requirements_are_resolved_together() -> None:
 def test_files_of_the_application() -> None:
     files = by_path(was_django.files(application()))
     assert files["/ca.pem"]["content"] == "CA"
-    assert files["/etc/webstack/shop/environment"]["secret"]
+    assert "/etc/webstack/shop/environment" not in files, "a release has its own"
     assert files["/etc/apache2/sites-enabled/shop.conf"]["src"] == "../sites-available/shop.conf"
     told = json.loads(files["/etc/webstack/shop/release.json"]["content"])
     assert told["health_host"] == "www.shop.test"
-    assert told["watch"] == ["/etc/webstack/shop/environment", "/etc/webstack/shop/python", "/p", "/w"]
+    assert told["watch"] == ["/etc/webstack/shop/webstack_start.py", "/p", "/w"]
 
 
 def test_a_database_in_a_file_has_its_directory_and_no_authority() -> None:

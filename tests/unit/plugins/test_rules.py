@@ -9,6 +9,7 @@ import pytest
 import rendering
 from ansible_collections.webstack.ha.plugins.module_utils.rules import vip_failover
 from ansible_collections.webstack.ha.plugins.module_utils.rules.problem import Problem, collect, said
+from ansible_collections.webstack.ha.plugins.plugin_utils._role_inputs import Role, misspelt
 
 PAIR = [{"name": "lb1", "address": "192.0.2.11"}, {"name": "lb2", "address": "192.0.2.12"}]
 DATABASES = [
@@ -154,6 +155,19 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("was_django", {"was_django_static_url": "static"}, "was_django_static_url must begin and end with /"),
     ("was_django", {"was_django_media_url": "media"}, "was_django_media_url must begin and end with /"),
     ("was_django", {"was_django_media_root": "/srv/webstack/site/releases/x"}, "outside of the releases"),
+    ("was_django", {"was_django_lock_seconds": 0}, "was_django_lock_seconds must be 1 or more, not 0"),
+    ("was_django", {"was_django_smoke_checks": "/"}, "was_django_smoke_checks: must be a list"),
+    ("was_django", {"was_django_smoke_checks": [{"status": 200}]}, "path"),
+    ("was_django", {"was_django_smoke_checks": [{"path": "login"}]}, "path must begin with /"),
+    ("was_django", {"was_django_smoke_checks": [{"path": "/-/health"}]}, "name a page of its own"),
+    ("was_django", {"was_django_smoke_checks": [{"path": "/", "status": 99}]}, "must be 100 to 599, got 99"),
+    ("was_django", {"was_django_smoke_checks": [{"path": "/", "seconds": 0}]}, "seconds of / must be 1 or more"),
+    ("was_django", {"was_django_smoke_checks": [{"path": "/", "pth": "/"}]}, "pth"),
+    ("was_django", {"was_django_after_migrate_commands": "check"}, "was_django_after_migrate_commands: must be a list"),
+    ("was_django", {"was_django_after_migrate_commands": ["check"]}, "[check]; got the text"),
+    ("was_django", {"was_django_after_migrate_commands": [["loaddata a.json"]]}, "[loaddata, a.json]; got the text"),
+    ("was_django", {"was_django_after_migrate_commands": [[]]}, "has an empty word"),
+    ("was_django", {"was_django_requirement_files": "a.txt"}, "was_django_requirement_files: must be a list"),
     ("was_django", {"was_django_keep_releases": 0}, "was_django_keep_releases must be 1 or more, not 0"),
     ("was_django", {"was_django_threads": "0"}, "was_django_threads must be 1 or more, not 0"),
     ("was_django", {"was_django_port": 70000}, "was_django_port must be 1 to 65535, got 70000"),
@@ -431,3 +445,19 @@ def test_a_rule_ends_where_a_setting_is_missing_and_no_other_one_does() -> None:
     assert collect({"b": 1}, lambda s: [s["a"]], lambda s: [f"b is {s['b']}"]) == [Problem("b", "b is 1")]
     with pytest.raises(KeyError):
         collect({"b": {}}, lambda s: [s["b"]["key"]])
+
+
+def test_a_misspelt_variable_is_named_by_the_role_too() -> None:
+    """A deploy runs the role without preflight."""
+    known = {
+        "was_django_smoke_check": [],
+        "was_django_port": 8000,
+        "__was_django_port": 1,
+        "lb_nginx_typo": 1,
+        "was_django": 2,
+        "webstack_name": "x",
+    }
+    (found,) = misspelt(Role("was_django", str(rendering.ROLES / "was_django"), rendering.LOADER), "host1", known)
+    assert found.host == "host1"
+    assert found.variable == "was_django_smoke_check"
+    assert found.message == "is no variable of this collection; did you mean was_django_smoke_checks?"

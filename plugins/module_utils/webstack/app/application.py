@@ -11,8 +11,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 from ..core.errors import Problem
-from ..core.run import SEARCH_PATH, run
 from ..core.systemd import tell
+from . import beside, history
 from .apache import SERVICE, let_requests_end, refused_by_apache, unit
 from .builder import Builder
 from .site import CONFIGURATION, MARKER
@@ -20,31 +20,6 @@ from .site import CONFIGURATION, MARKER
 
 class Application(Builder):
     """Runs a release, or puts the old one back."""
-
-    def load_beside(self, identity: str) -> None:
-        """Load the release in a process of its own, as Apache will. If it does not load, it never gets a request."""
-        release = self.release(identity)
-        python = str(release / "venv/bin/python")
-        path = CONFIGURATION / self.name / "python"
-        code = (
-            f"import sys; sys.path[:0] = {[str(path), *self.setting('python_path')]!r}; import webstack_entry; "
-            "sys.exit(webstack_entry._application is None)"
-        )
-        seconds = float(self.setting("health_timeout"))
-        try:
-            done = run(
-                *(python, "-c", code),
-                seconds=seconds,
-                check=False,
-                cwd=self.base,
-                env={"PATH": SEARCH_PATH, "HOME": str(self.base), "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8"},
-                account=(self.setting("user"), self.setting("group")),
-            )
-        except Problem as problem:
-            raise Problem(f"release {identity} does not load: {problem}") from None
-        if done.code != 0:
-            last = (done.err.strip().splitlines() or [f"exit code {done.code}"])[-1]
-            raise Problem(f"release {identity} does not load: {last.strip()[:300]}")
 
     def point(self, identity: str) -> None:
         new = self.base / ".current.new"
@@ -65,7 +40,7 @@ class Application(Builder):
             bad += status >= 500
             if bad >= 10 or time.monotonic() > deadline:
                 what = f"release {release}" if status == 200 else f"status {status}: {body.strip()[:300]}"
-                where = f"http://{self.setting('address')}:{self.setting('port')}{self.setting('health_path')}"
+                where = f"http://{self.setting('address')}:{self.setting('port')}{self.of_release('health_path')}"
                 raise Problem(f"{where} does not answer for release {identity} (last answer: {what})")
             time.sleep(0.02 if status == 200 else 0.2)
 
@@ -119,17 +94,31 @@ class Application(Builder):
         self.wait(identity)
         return done
 
-    def activate(self, identity: str | None) -> list[str]:
+    def activate(self, identity: str | None, holder: str = "", ask: bool = True) -> list[str]:
+        """Run a release. Without `ask` its pages are not looked at."""
         before = self.current()
         identity = identity or before
         if identity is None:
             raise Problem(f"{self.name} has no current release")
         if not (self.release(identity) / MARKER).is_file():
             raise Problem(f"{identity} is no finished release; there are: {', '.join(self.finished()) or 'none'}")
+        if before == identity:
+            done = self.take_into_use(identity, before, ask=False)
+        else:
+            try:
+                done = self.take_into_use(identity, before, ask)
+            except (Problem, OSError) as failure:
+                history.note(self, holder or history.caller(), "activate", identity, str(failure))
+                raise
+            history.note(self, holder or history.caller(), "activate", identity, "good")
+        return done + self.prune()
+
+    def take_into_use(self, identity: str, before: str | None, ask: bool) -> list[str]:
+        """Check the release beside the one that runs, switch, and go back if it does not answer."""
         done = []
         # If the application does not answer now, there is nothing to protect.
-        if before is not None and (before != identity or self.stale_processes()) and self.ask()[0] == 200:
-            self.load_beside(identity)
+        if (before != identity or self.stale_processes()) and (before is None or self.ask()[0] == 200):
+            beside.load(self, identity, ask)
         if before != identity:
             self.point(identity)
             done.append(f"switched from {before} to {identity}")
@@ -144,9 +133,12 @@ class Application(Builder):
             except (Problem, OSError) as worse:
                 raise Problem(f"{failure}; {before} was put back and does not answer either: {worse}") from failure
             raise Problem(f"{failure}; {before} is back") from failure
-        if before != identity:
-            # An operator may want the release back that ran last. So it counts as newer than one that never ran.
-            for ran in (before, identity):
-                if ran is not None and (self.release(ran) / MARKER).is_file():
-                    os.utime(self.release(ran) / MARKER)
-        return done + self.prune()
+        if before != identity or not self.ran(identity):
+            # An operator may want the release back that ran last. So it is the second one.
+            now = time.time_ns()
+            for moment, one in ((now - 1_000_000, before), (now, identity)):
+                if one is not None and (self.release(one) / MARKER).is_file():
+                    mark = self.ran_mark(one)
+                    mark.touch()
+                    os.utime(mark, ns=(moment, moment))
+        return done

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -54,17 +55,32 @@ class Builder(Site):
     def begin(self, identity: str) -> list[str]:
         """Make an empty directory for the release, without what an interrupted build left: that had other settings."""
         release = self.release(identity)
-        if (release / MARKER).is_file():
-            raise Problem(f"{identity} is complete already")
-        left = [path for path in release.glob("*") if not path.name.startswith(".migrated-")]
-        for path in left:
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        left = self._clear(identity)
         for path in (release.parent, release, release / "src", release / "static"):
             path.mkdir(parents=True, exist_ok=True)
             path.chmod(0o755)
         # The application's account owns it until the release is complete, for it collects its static files there.
         shutil.chown(release / "static", self.setting("user"), self.setting("group"))
         return [f"began {identity} anew" if left else f"began {identity}"]
+
+    def discard(self, identity: str) -> list[str]:
+        """Remove a build that failed. What it has migrated stays known."""
+        if not self.release(identity).is_dir():
+            return []
+        self._clear(identity)
+        with contextlib.suppress(OSError):  # it keeps what it has migrated
+            self.release(identity).rmdir()
+        return [f"removed the build of {identity}"]
+
+    def _clear(self, identity: str) -> bool:
+        """Empty the directory of a release that is not complete, and say whether there was anything."""
+        release = self.release(identity)
+        if (release / MARKER).is_file():
+            raise Problem(f"{identity} is complete already")
+        left = [path for path in release.glob("*") if not path.name.startswith(".migrated-")]
+        for path in left:
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        return bool(left)
 
     def empty_environment(self, python: str) -> pathlib.Path:
         """Return a virtual environment with nothing but pip in it. All releases copy it, since making one is slow.
@@ -118,8 +134,9 @@ class Builder(Site):
         return [f"finished {identity}"]
 
     def prune(self) -> list[str]:
-        """Keep the current release and the newest ones. Delete static files that no kept release has."""
-        kept = {self.current(), *self.finished()[: max(1, int(self.setting("keep")))]}
+        """Keep the current release and the newest that ran. Delete static files that no kept release has."""
+        good = [one for one in self.finished() if self.ran(one)]
+        kept = {self.current(), *good[: max(1, int(self.setting("keep")))]}
         # A release without the marker may still be in the making; after a day it is not.
         old = [
             path
@@ -130,6 +147,11 @@ class Builder(Site):
             shutil.rmtree(path)
         if old:
             self.tidy_static()
+        if all((self.release(one) / "environment").exists() for one in self.finished()):
+            # Earlier versions of the role had one set of settings for all releases.
+            shared = CONFIGURATION / self.name
+            (shared / "environment").unlink(missing_ok=True)
+            shutil.rmtree(shared / "python", ignore_errors=True)
         return [f"removed {path.name}" for path in old]
 
     def tidy_static(self) -> None:

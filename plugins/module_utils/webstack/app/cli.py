@@ -3,12 +3,18 @@
 """Releases of an application on this host: what runs, switch to another one, put the old one back.
 
   webstack app NAME status              what is here and what runs, as JSON; changes nothing
-  webstack app NAME begin ID        make a fresh place for a release, without what an earlier build left there
+  webstack app NAME releases [--json]   which releases are here: version, when, by whom, whether they are healthy
+  webstack app NAME lock HOLDER TOKEN [--seconds N]
+                                        have the turn to deploy; refused (75) while somebody else has it
+  webstack app NAME unlock [TOKEN]      end that turn; without a token whosever it is
+  webstack app NAME begin ID            make a fresh place for a release, without what an earlier build left there
   webstack app NAME environment ID PYTHON
                                         make the virtual environment of a release
-  webstack app NAME run COMMAND...  run a step of the build, with a umask and an environment that never differ
-  webstack app NAME finish ID       mark a built release as complete
-  webstack app NAME activate [ID]   run this release (default: the current one), check it, else go back
+  webstack app NAME run COMMAND...      run a step of the build, with a umask and an environment that never differ
+  webstack app NAME finish ID           mark a built release as complete
+  webstack app NAME discard ID          remove a build that failed
+  webstack app NAME activate [ID]       run this release (default: the current one), check it, else go back
+                                        (--unchecked: without was_django_smoke_checks)
 
 Apache is never reloaded, since a reload breaks requests that are still running. For a new release or new settings the
 daemon processes are replaced one at a time, each when its requests have ended (SIGUSR1). If files of Apache itself
@@ -24,13 +30,18 @@ import argparse
 import json
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from ..core.arguments import Parser
 from ..core.errors import GOOD
 from ..core.summary import Summary, document
+from ..core.table import table
+from . import history, turn
 from .application import Application
 from .summary import findings_of
 from .surroundings import surroundings
+
+COLUMNS = ("release", "version", "when", "by", "state", "healthy", "why")
 
 
 def parser() -> Parser:
@@ -42,13 +53,29 @@ def parser() -> Parser:
     status.add_argument("--listen", action="append", default=[], help="say also what keeps Apache from this address")
     status.add_argument("--port", type=int)
     status.add_argument("--json", action="store_true", help="the one form that there is")
-    commands.add_parser("begin", help="make a fresh place for a release").add_argument("id")
+    releases = commands.add_parser("releases", help="which releases are here")
+    releases.add_argument("--json", action="store_true")
+    take = commands.add_parser("lock", help="have the turn to deploy")
+    take.add_argument("holder")
+    take.add_argument("token")
+    take.add_argument("--seconds", type=float, default=900)
+    commands.add_parser("unlock", help="end the turn").add_argument("token", nargs="?")
+    begin = commands.add_parser("begin", help="make a fresh place for a release")
+    begin.add_argument("id")
+    begin.add_argument("--version", default="", help="what people call it")
     environment = commands.add_parser("environment", help="make the virtual environment of a release")
     environment.add_argument("id")
     environment.add_argument("python")
     commands.add_parser("run", help="run a step of the build").add_argument("words", nargs=argparse.REMAINDER)
-    commands.add_parser("finish", help="mark a release as complete").add_argument("id")
-    commands.add_parser("activate", help="run a release").add_argument("id", nargs="?")
+    finish = commands.add_parser("finish", help="mark a release as complete")
+    finish.add_argument("id")
+    discard = commands.add_parser("discard", help="remove a build that failed")
+    discard.add_argument("id")
+    activate = commands.add_parser("activate", help="run a release")
+    activate.add_argument("id", nargs="?")
+    activate.add_argument("--unchecked", action="store_true", help="do not ask for was_django_smoke_checks")
+    for one in (begin, environment, finish, discard, activate):
+        one.add_argument("--token", help="of the deploy that this belongs to")
     return found
 
 
@@ -60,20 +87,48 @@ def main(arguments: Sequence[str]) -> int:
     site = Application(options.name)
     match options.command:
         case "status":
-            state = site.status(options.listen, options.port)
+            state = site.status(options.listen, options.port) | {"turn": turn.state(options.name)}
             wrong = Summary("", findings_of(options.name, state))
             print(json.dumps(document({"app": wrong}, **state)))
             return GOOD
+        case "releases":
+            found = history.releases(site)
+            print(
+                json.dumps(document({}, host=os.uname().nodename, releases=found)) if options.json else listing(found)
+            )
+            return GOOD
         case "run":
             os.execvpe(options.words[0], options.words, surroundings())
-        case "begin":
-            done = site.begin(options.id)
-        case "environment":
-            done = site.environment(options.id, options.python)
-        case "finish":
-            done = site.finish(options.id)
+        case "lock":
+            done = turn.take(options.name, options.holder, options.token, options.seconds)
+        case "unlock":
+            done = turn.drop(options.name, options.token)
         case _:
-            done = site.activate(options.id)
+            done = change(site, options)
     for line in done:
         print(line)
     return GOOD
+
+
+def change(site: Application, options: argparse.Namespace) -> list[str]:
+    """Run a command that is refused in somebody else's turn."""
+    holder = turn.allow(options.name, options.token) or history.caller()
+    match options.command:
+        case "begin":
+            done = site.begin(options.id)
+            history.describe(site, options.id, options.version, holder)
+            return done
+        case "environment":
+            return site.environment(options.id, options.python)
+        case "finish":
+            return site.finish(options.id)
+        case "discard":
+            return site.discard(options.id)
+        case _:
+            return site.activate(options.id, holder, ask=not options.unchecked)
+
+
+def listing(found: list[dict[str, Any]]) -> str:
+    words = {True: "yes", False: "no", None: ""}
+    rows = [[words.get(one[name], one[name]) for name in COLUMNS] for one in found]
+    return table([COLUMNS, *rows])

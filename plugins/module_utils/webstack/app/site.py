@@ -16,7 +16,10 @@ from typing import Any
 from ..core.config import Settings, load
 from .apache import held_by_apache, listeners, started, unit
 
+#: Of a release that is complete.
 MARKER = ".finished"
+#: Of a release that has run; its time is when it did last.
+RAN = ".ran"
 CONFIGURATION = pathlib.Path("/etc/webstack")
 
 
@@ -66,10 +69,35 @@ class Site:
     def current(self) -> str | None:
         return os.path.basename(os.readlink(self.link)) if self.link.is_symlink() else None
 
+    def python(self, identity: str) -> pathlib.Path:
+        """Return where a release has its settings and its entry."""
+        own = self.release(identity) / "python"
+        # Releases that an earlier version of the role built share theirs.
+        return own if own.is_dir() else CONFIGURATION / self.name / "python"
+
+    def of_release(self, name: str, identity: str | None = None) -> Any:
+        """Return how a release wants to be asked, the current one if none is named."""
+        one = identity or self.current()
+        path = self.release(one) / "checks.json" if one else None
+        if path is None or not path.exists():
+            return [] if name == "smoke_checks" else self.setting(name)
+        return Settings(load(path, "was_django"), str(path))[name]
+
+    def ran_mark(self, identity: str) -> pathlib.Path:
+        """Return the file whose time is when a release ran last."""
+        release = self.release(identity)
+        # Nobody knows whether a release of an earlier version of the role ran. All of them count as such.
+        return release / (RAN if (release / "environment").exists() else MARKER)
+
+    def ran(self, identity: str) -> float:
+        """Return when a release ran last, 0 if it never did."""
+        mark = self.ran_mark(identity)
+        return mark.stat().st_mtime if mark.exists() else 0.0
+
     def finished(self) -> list[str]:
-        """Return the complete releases. Those that ran or were built last come first."""
-        markers = self.base.glob(f"releases/*/{MARKER}")
-        return [path.parent.name for path in sorted(markers, key=lambda path: path.stat().st_mtime, reverse=True)]
+        """Return the complete releases. Those that ran last come first, those that never ran come last."""
+        markers = {path.parent.name: path.stat().st_mtime for path in self.base.glob(f"releases/*/{MARKER}")}
+        return sorted(markers, key=lambda one: (self.ran(one), markers[one]), reverse=True)
 
     def others(self) -> list[Site]:
         """Return the other applications of this host."""
@@ -126,7 +154,8 @@ class Site:
         """Ask the health address. Return (status, release, process, body), with status 0 for no answer."""
         connection = http.client.HTTPConnection(self.setting("address"), self.setting("port"), timeout=5)
         try:
-            connection.request("GET", self.setting("health_path"), headers={"Host": self.setting("health_host")})
+            headers = {"Host": self.of_release("health_host")}
+            connection.request("GET", self.of_release("health_path"), headers=headers)
             answer = connection.getresponse()
             body = answer.read(2000).decode(errors="replace")
             release, pid = answer.getheader("X-Webstack-Release", ""), answer.getheader("X-Webstack-Process", "0")
@@ -150,6 +179,7 @@ class Site:
             "running": answer[1] or None,
             "current": self.current(),
             "releases": self.finished(),
+            "ran": [one for one in self.finished() if self.ran(one)],
             "migrated": self.migrated(),
             "stale": bool(active and self.settings and (self.stale_apache(state) or self.stale_processes())),
         }
