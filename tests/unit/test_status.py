@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.webstack.ha.plugins.module_utils.webstack import cli, overview
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.config import Settings
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.summary import Finding, Summary, document
 from documents import document as one_form
@@ -129,6 +130,7 @@ def test_the_database(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], 
     state = {
         "running": True, "role": "primary", "read_only": False, "replica": REPLICA, "disk": {"problem": ""},
         "peer": {"name": "db2", "reachable": True}, "error": "", "mode": "manual", "agent": {},
+        "drift": {"tables": [], "compared_at": None}, "astray": "",
     }  # fmt: skip
     monkeypatch.setattr(tier("db"), "Config", lambda: None)
     monkeypatch.setattr(tier("db"), "status", lambda *_args, **_more: {**state, **changes})
@@ -206,6 +208,12 @@ def test_the_backups(monkeypatch: pytest.MonkeyPatch) -> None:
         "daily": {"ok": True, "success": {"finished": time.time() - 7200}},
     }
     monkeypatch.setattr(tier("backup"), "known", lambda: state)
+    # Of an earlier version of the role.
+    monkeypatch.setattr(tier("backup"), "load", lambda *_: Settings({}, "backup.json"))
     line, findings = said(tier("backup").summary())
-    assert line == "last good: hourly never here, daily 2 h ago"
+    assert line == "last good: hourly never here, daily 2 h ago, none proven here"
     assert findings == ["hourly_failed"]
+    settings = Settings({"proof_enabled": True, "proof_alarm_hours": 1}, "backup.json")
+    monkeypatch.setattr(tier("backup"), "load", lambda *_: settings)
+    state["proof"] = {"since": time.time() - 7200}
+    assert said(tier("backup").summary())[1] == ["hourly_failed", "unproven"]

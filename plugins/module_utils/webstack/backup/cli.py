@@ -36,7 +36,7 @@ from ..db import data
 from . import forward, prove, restore, ship, state, take
 from .repository import Repository, choose
 from .server import Server
-from .summary import CONFIG, summary_of
+from .summary import CONFIG, proof_hours, summary_of
 from .tools import Tools, need_room, summary
 
 
@@ -210,8 +210,7 @@ class Program:
                 status["snapshots_error"] = str(problem)
         if self.options.json:
             status["server_version"] = status.pop("version", "")
-            hours = self.config.whole("proof_alarm_hours") if self.config.flag("proof_enabled") else None
-            show(False, {"backup": summary_of(status["last"], hours)}, **status)
+            show(False, {"backup": summary_of(status["last"], proof_hours(self.config))}, **status)
         else:
             for key, value in status.items():
                 print(f"{key}: {json.dumps(value)}")

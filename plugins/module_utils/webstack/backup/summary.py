@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..core.config import load
+from ..core.config import Settings, load
 from ..core.summary import Summary
 from ..core.table import age
 from .state import KINDS, PROOF, known
@@ -22,8 +22,15 @@ def lives_here() -> bool:
 
 
 def summary() -> Summary:
-    config = load(CONFIG, "backup_slave")
-    return summary_of(known(), config.whole("proof_alarm_hours") if config.flag("proof_enabled") else None)
+    return summary_of(known(), proof_hours(load(CONFIG, "backup_slave")))
+
+
+def proof_hours(config: Settings) -> int | None:
+    """Return after how many hours without a proof somebody has to know; None where nothing is proven.
+
+    A role that shares the program with this one may have brought a newer one than these settings.
+    """
+    return config.whole("proof_alarm_hours") if "proof_enabled" in config and config.flag("proof_enabled") else None
 
 
 def summary_of(state: Mapping[str, Any], proof_hours: int | None = None) -> Summary:
