@@ -26,7 +26,7 @@ from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup import
     trial,
 )
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup.notes import Notes
-from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup.tools import Tools
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup.tools import Damage, Interrupted, Tools
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import lock
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.config import Settings
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Busy, Problem
@@ -1140,7 +1140,7 @@ def test_a_table_that_is_altered_meanwhile_is_left_out_and_any_other_error_is_on
 
 def test_a_server_that_has_become_the_writer_is_left_alone(live: Any) -> None:
     live.fake.what.update(role="primary", read_only=False, followers=1)
-    with pytest.raises(Problem, match="this server is the primary"):
+    with pytest.raises(backup.Skipped, match="this server is the primary"):
         live.compare()
     assert live.replayed == []
 
@@ -1174,25 +1174,74 @@ def test_a_backup_has_to_be_the_one_that_it_is_called(tmp_path: pathlib.Path) ->
         forward.facts_of(tmp_path, {"gtid": "0-1-6"})
 
 
-@pytest.mark.parametrize(("damaged", "fails"), [(True, ""), (False, "check"), (False, "")])
-def test_a_proof_is_noted_good_or_not(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, damaged: bool, fails: str
-) -> None:
-    fake = Fake(tmp_path, fails)
+def proven(
+    home: pathlib.Path, monkeypatch: pytest.MonkeyPatch, outcome: Exception | None, fails: str = ""
+) -> tuple[str, dict[str, Any]]:
+    """Prove a backup that was proven before. Return what was said, and what is known of it then."""
+    fake = Fake(home, fails)
     fake.repository.kept = {"aaaa0000": ["shop"]}
+    before = Notes()
+    before.proven("aaaa0000", True, "db1")
+    fake.repository.fails = ""
+    fake.repository.keep_notes(before, fake.repository.snapshots())
+    fake.repository.fails = fails
 
     def restored(*_: Any) -> dict[str, Any]:
-        if damaged:
-            raise Problem("restic restore failed")
+        if outcome:
+            raise outcome
         return {"tables": 1, "rows": 3, "left_out": []}
 
     monkeypatch.setattr(prove, "restored", restored)
-    good = not damaged and not fails
-    with contextlib.nullcontext() if good else pytest.raises(Problem, match="backup aaaa0000 is not good: "):
-        assert prove.prove(fake.server, fake.repository, "latest", 3)["read_part"] == "3/7"
-    proof = fake.repository.known()[1].proofs["aaaa0000"]
-    assert proof["ok"] is good
-    assert good or proof["why"]
+    monkeypatch.setattr(prove.socket, "gethostname", lambda: "db2")
+    try:
+        said = str(prove.prove(fake.server, fake.repository, "latest", 3)["read_part"])
+    except (Problem, backup.Skipped) as problem:
+        said = str(problem)
+    fake.repository.fails = ""
+    return said, fake.repository.known()[1].proofs["aaaa0000"]
+
+
+def test_a_proof_is_noted_good_or_not(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said, known = proven(tmp_path, monkeypatch, None)
+    assert (said, known["ok"], known["host"]) == ("3/7", True, "db2")
+    said, known = proven(tmp_path, monkeypatch, Damage("a pack is lost"))
+    assert said == "backup aaaa0000 is not good: a pack is lost"
+    assert (known["ok"], known["why"]) == (False, "a pack is lost")
+
+
+@pytest.mark.parametrize(
+    "outcome", [Interrupted("by SIGTERM"), Problem("no room"), backup.Skipped("this server is the primary")]
+)
+def test_a_proof_that_ends_early_condemns_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, outcome: Exception
+) -> None:
+    """Else the retention would remove the last proven backup after a fail-over."""
+    said, known = proven(tmp_path, monkeypatch, outcome)
+    assert "not good" not in said
+    assert (known["ok"], known["host"]) == (True, "db1")
+
+
+def test_a_damaged_part_of_the_repository_is_not_the_backups_that_was_restored(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said, known = proven(tmp_path, monkeypatch, None, "check")
+    assert "the repository is damaged (restic check)" in said
+    assert (known["ok"], known["host"]) == (True, "db2")
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        (Problem("restic restore failed with 1: id not found"), Damage),
+        (Problem("write: no space left on device"), Problem),
+        (Problem("dial tcp: connection refused"), Problem),
+        (Interrupted("interrupted by SIGTERM"), Interrupted),
+    ],
+)
+def test_what_is_taken_for_damage(problem: Problem, kind: type[Problem]) -> None:
+    with pytest.raises(Problem) as caught, prove.evidence():
+        raise problem
+    assert type(caught.value) is kind
 
 
 def test_a_repository_that_lacks_the_newest_backup_is_not_good(home: pathlib.Path) -> None:

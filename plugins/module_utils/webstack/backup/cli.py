@@ -37,7 +37,7 @@ from . import forward, prove, restore, ship, state, take
 from .repository import Repository, choose
 from .server import Server
 from .summary import CONFIG, proof_hours, summary_of
-from .tools import Tools, need_room, summary
+from .tools import Interrupted, Tools, need_room, summary
 
 
 def parser() -> Parser:
@@ -253,7 +253,7 @@ class Program:
 
 def interrupted(number: int, _frame: object) -> NoReturn:
     what = "the time limit backup_slave_timeout_seconds" if number == signal.SIGALRM else signal.Signals(number).name
-    raise Problem(f"interrupted by {what}")
+    raise Interrupted(f"interrupted by {what}")
 
 
 def main(words: Sequence[str]) -> int:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import re
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +24,10 @@ from .forward import facts_of
 from .repository import Repository, choose
 from .server import Server
 from .take import may_back_up
+from .tools import Damage, Interrupted, need_room
 
+#: What a program says when the trouble is not the backup's.
+ELSEWHERE = re.compile(r"no space left|connection|network|timed? ?out|no such host|no end within", re.IGNORECASE)
 #: In so many parts the whole repository is read, one at each proof.
 PARTS = 7
 #: A table that was altered after the snapshot of the live server was taken, or is gone.
@@ -41,21 +46,46 @@ def prove(server: Server, repository: Repository, wanted: str, part: int) -> dic
     began = time.monotonic()
     config = server.config
     may_back_up(config, server.look(), require=False, allow_primary=False)
-    snapshots, notes = repository.known()
+    snapshots = repository.snapshots()
     all_there(snapshots)
     snapshot = choose(snapshots, wanted)
+    host = socket.gethostname()
     try:
         found = restored(server, repository, snapshot)
-        found["seconds"] = round(time.monotonic() - began, 1)
-        repository.read_part(part, PARTS)
+    except Damage as damage:
+        note(repository, snapshot["id"], False, host=host, why=str(damage))
+        raise Problem(f"backup {snapshot['id']} is not good: {damage}") from None
     except Problem as problem:
-        notes.proven(snapshot["id"], False, socket.gethostname(), why=str(problem))
-        with contextlib.suppress(Problem):
-            repository.keep_notes(notes, snapshots)
-        raise Problem(f"backup {snapshot['id']} is not good: {problem}") from None
-    notes.proven(snapshot["id"], True, socket.gethostname(), seconds=found["seconds"], compared=not found["left_out"])
-    repository.keep_notes(notes, snapshots)
+        # Nothing is known that was not known before: what was proven stays proven.
+        raise Problem(f"backup {snapshot['id']} could not be proven: {problem}") from None
+    found["seconds"] = round(time.monotonic() - began, 1)
+    note(repository, snapshot["id"], True, host=host, seconds=found["seconds"], compared=not found["left_out"])
+    repository.read_part(part, PARTS)
     return {"snapshot": snapshot["id"], "time": snapshot["time"], **found, "read_part": f"{part}/{PARTS}"}
+
+
+def note(repository: Repository, snapshot: str, ok: bool, *, host: str, **more: Any) -> None:
+    """Note the outcome, on what the notes say now: somebody may have pinned a backup meanwhile."""
+    try:
+        snapshots, notes = repository.known()
+        notes.proven(snapshot, ok, host, **more)
+        repository.keep_notes(notes, snapshots)
+    except Problem as problem:
+        if ok:
+            raise
+        # Damage may keep the notes from being stored; that it was found matters more.
+        print(f"webstack-backup: the outcome could not be noted: {problem}", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def evidence() -> Iterator[None]:
+    """Take what goes wrong in here as damage of the backup, unless it speaks of something else."""
+    try:
+        yield
+    except (Interrupted, Damage):
+        raise
+    except Problem as problem:
+        raise (Problem if ELSEWHERE.search(str(problem)) else Damage)(str(problem)) from None
 
 
 def all_there(snapshots: Sequence[Mapping[str, Any]]) -> None:
@@ -74,10 +104,14 @@ def restored(server: Server, repository: Repository, snapshot: Mapping[str, Any]
     try:
         trial.make(home)
         copy = home / "restored"
-        done = restore.restore(server, repository, snapshot["id"], copy)
-        facts = facts_of(copy, snapshot)
-        with trial.server_on(home, copy, seconds) as session:
-            check(session)
+        need_room(copy, snapshot["bytes"], server.config.number("free_disk_factor"))
+        with evidence():
+            done = restore.restore(server, repository, snapshot["id"], copy)
+            facts = facts_of(copy, snapshot)
+        with contextlib.ExitStack() as stack:
+            with evidence():
+                session = stack.enter_context(trial.server_on(home, copy, seconds))
+                check(session)
             found = compare(server, session, home, facts)
     finally:
         trial.clear(home)
@@ -112,7 +146,7 @@ def compare(server: Server, session: Session, home: pathlib.Path, facts: Mapping
             )
             for title, (table, expected) in wanted.items():
                 if (have := sum_of(session, table)) != expected:
-                    raise Problem(
+                    raise Damage(
                         f"{title} has {have[0]} rows with sum {have[1]} where the server has {expected[0]} with"
                         f" {expected[1]}, both at {until.file}:{until.offset}"
                     )
@@ -170,8 +204,8 @@ def sums(live: Session, server: Server) -> tuple[dict[str, tuple[data.Table, tup
 
 
 def gives_way(server: Server) -> None:
-    """End as soon as this server has become the writer: its work comes first."""
-    may_back_up(server.config, server.look(), require=True, allow_primary=False)
+    """End as soon as this server has become the writer: its work comes first, and another host proves."""
+    may_back_up(server.config, server.look(), require=False, allow_primary=False)
 
 
 def sum_of(session: Session, table: data.Table) -> tuple[str, str]:

@@ -15,6 +15,15 @@ from ..core.errors import Problem
 from ..core.run import LANGUAGE, SEARCH_PATH, Done, run
 from .state import keep_log
 
+
+class Interrupted(Problem):
+    """A signal or the time limit ended a command; what it looked at is as good or bad as before."""
+
+
+class Damage(Problem):
+    """What a backup has is not what it should have."""
+
+
 #: Seconds for a question to a program that answers at once.
 SHORT = 60
 # The database server comes before its backup.
