@@ -114,6 +114,7 @@ class TestKeepalived:
         assert seen["back_failed"] == 0, f"the return cost something: {seen}"
         settled()
 
+    @pytest.mark.quiet
     @pytest.mark.parametrize("address", [ADDRESS, ADDRESS6], ids=["ipv4", "ipv6"])
     def test_a_planned_switchover_breaks_no_connection(self, address: str, owner: str) -> None:
         wait_for_peers()
@@ -284,6 +285,7 @@ class TestDoctor:
         assert (seen["downloads_broken"], seen["idle_broken"]) == (0, 0), seen
         settled()
 
+    @pytest.mark.quiet
     def test_healing_breaks_no_connection_of_the_one_that_steps_back(self, owner: str) -> None:
         keeper, second = HOSTS
         if owner != keeper:
@@ -467,6 +469,7 @@ class TestActiveActive:
         assert back["failed"] == 0, back
         self.wait_for_shares()
 
+    @pytest.mark.quiet
     def test_taking_its_share_back_breaks_no_connection(self) -> None:
         on("vip-lb2", "webstack vip switchover")
         assert settled(address=self.second) == "vip-lb1"
