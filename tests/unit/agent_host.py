@@ -194,9 +194,7 @@ class Server:
                     },
                 }
             ],
-            "@@rpl_semi_sync_master_timeout": lambda: [
-                {"timeout": self.timeout, "alone": self.alone, "applied": self.applied}
-            ],
+            "@@rpl_semi_sync_master_timeout": lambda: [{"timeout": self.timeout, "alone": self.alone}],
             "SHOW ALL SLAVES": lambda: [self.link] if self.link else [],
             "GLOBAL_STATUS": lambda: [
                 {"name": f"rpl_semi_sync_master_{name}", "value": value} for name, value in self.status.items()

@@ -80,8 +80,7 @@ class Observer:
         opened = not seen["read_only"]
         self.heart.beat(opened and self.is_writer)
         more = session.rows(
-            "SELECT @@rpl_semi_sync_master_timeout AS timeout, @@rpl_semi_sync_master_wait_no_slave AS alone,"
-            " @@gtid_slave_pos AS applied"
+            "SELECT @@rpl_semi_sync_master_timeout AS timeout, @@rpl_semi_sync_master_wait_no_slave AS alone"
         )[0]
         status = status_of(session)
         life = life_of(session)
@@ -110,7 +109,7 @@ class Observer:
             applied=applied,
             applying=bool(link) and link["Slave_SQL_Running"] == "Yes",
             lag=lag_of(link, received, applied),
-            broken=broken(link) or (errant(seen, more["applied"]) if link else ""),
+            broken=broken(link) or (errant(seen, seen["applied"]) if link else ""),
             truncated=was_truncated(life),
             contained=None if opened or source == self.peer.name else self.contained(seen),
             pending=None,
