@@ -13,6 +13,7 @@ at the beginning says how much faster or slower this machine is.
 from __future__ import annotations
 
 import pathlib
+import re
 import shlex
 import subprocess
 import sys
@@ -154,14 +155,24 @@ def counts(check: Check, code: int) -> tuple[int, int]:
     return passed, failed
 
 
+#: What a play says of a failed task begins with one of these.
+FATAL = r"fatal: \[|\[ERROR\]: "
+
+
+def gist(message: str, report: str) -> str:
+    """What a failed test says, in short; of a play the tasks that failed, which stand far down in its output."""
+    whole = " ".join(f"{message} {report}".replace("\\n", " ").split())
+    fatal = dict.fromkeys(re.findall(rf"(?:{FATAL})(?:(?!{FATAL}).){{,300}}", whole))
+    return " | ".join([one.strip() for one in (" ".join(message.split())[: 200 if fatal else 400], *list(fatal)[:4])])
+
+
 def reasons(check: Check, log: str) -> list[str]:
     """One line per failed test, or the log's last line where no test says why."""
     found = []
     if check.junit is not None and check.junit.is_file():
         for case in ElementTree.parse(check.junit).getroot().iter("testcase"):
             for bad in (*case.iter("failure"), *case.iter("error")):
-                message = " ".join((bad.get("message") or "").split())
-                found.append(f"{check.name}: {case.get('name')}: {message[:400]}")
+                found.append(f"{check.name}: {case.get('name')}: {gist(bad.get('message') or '', bad.text or '')}")
     if not found:
         lines = [line.strip() for line in log.splitlines() if line.strip()]
         fatal = [line for line in lines if line.startswith(("fatal:", "[ERROR]:"))]

@@ -396,3 +396,14 @@ def test_a_snapshot_is_known_by_what_the_hosts_are_made_from(
 def test_fresh_refuses_an_unknown_scenario(capsys: pytest.CaptureFixture[str]) -> None:
     assert fresh.main("no_such") == 2
     assert "S= names a scenario, one of:" in capsys.readouterr().err
+
+
+def test_a_failed_play_is_named_by_its_failed_tasks() -> None:
+    """They stand far down in what a play prints, and nobody gets to see the rest of a run somewhere else."""
+    failed = "[ERROR]: Task failed: no room\nfatal: [was1]: FAILED! => {'msg': 'no room'}\n"
+    output = f"PLAY [Converge] {'*' * 500}\n{failed}"
+    said = check.gist(f"AssertionError: {output}", "")
+    assert said.startswith("AssertionError: PLAY [Converge] ***")
+    assert "| [ERROR]: Task failed: no room |" in said
+    assert "| fatal: [was1]: FAILED! => {'msg': 'no room'}" in said
+    assert check.gist("assert 1 == 2", "E  assert 1 == 2") == "assert 1 == 2"

@@ -136,26 +136,24 @@ def forward(server: Server, copy: pathlib.Path, facts: Mapping[str, Any], stop: 
     if facts.get("host") != os.uname().nodename:
         raise Problem(f"the backup is of {facts.get('host')}, whose binary logs are not on this host: restore it there")
     logs = logs_of(server, str(facts["binlog_file"]))
-    home = trial.home_of(pathlib.Path(server.config.text("staging_directory")))
     seconds = server.config.whole("timeout_seconds")
-    trial.clear(home)
-    try:
-        trial.make(home)
-        with trial.server_on(home, copy, seconds), reader(seconds, logs, int(facts["binlog_position"])) as log:
-            read = Transactions(log.stdout)
-            # Its exit code says more than a pipe that broke.
-            with trial.client(home, seconds, stdin=subprocess.PIPE) as client, contextlib.suppress(BrokenPipeError):
-                for line in read.until(stop):
-                    client.stdin.write(line)
-                client.stdin.close()
-            if read.gtid:
-                log.kill()
-            if client.returncode != 0 or (not read.gtid and log.wait(60) != 0):
-                raise Problem("the binary logs cannot be replayed: the journal says why")
-            if stop.before and read.gtid != stop.before:
-                raise Problem(f"{stop.before} is not in the binary logs since the backup ({facts['gtid']})")
-    finally:
-        trial.clear(home)
+    with (
+        trial.place(pathlib.Path(server.config.text("staging_directory"))) as home,
+        trial.server_on(home, copy, seconds),
+        reader(seconds, logs, int(facts["binlog_position"])) as log,
+    ):
+        read = Transactions(log.stdout)
+        # Its exit code says more than a pipe that broke.
+        with trial.client(home, seconds, stdin=subprocess.PIPE) as client, contextlib.suppress(BrokenPipeError):
+            for line in read.until(stop):
+                client.stdin.write(line)
+            client.stdin.close()
+        if read.gtid:
+            log.kill()
+        if client.returncode != 0 or (not read.gtid and log.wait(60) != 0):
+            raise Problem("the binary logs cannot be replayed: the journal says why")
+        if stop.before and read.gtid != stop.before:
+            raise Problem(f"{stop.before} is not in the binary logs since the backup ({facts['gtid']})")
     owner = copy.stat()
     position = merged(str(facts["gtid"]), read.last)
     files.write(copy / METADATA, json.dumps({**facts, "gtid": position}, indent=2) + "\n", 0o600)

@@ -98,23 +98,18 @@ def all_there(snapshots: Sequence[Mapping[str, Any]]) -> None:
 
 def restored(server: Server, repository: Repository, snapshot: Mapping[str, Any]) -> dict[str, Any]:
     """Restore it, start a server on it, and look at all that is in it."""
-    home = trial.home_of(pathlib.Path(server.config.text("staging_directory")))
-    trial.clear(home)
-    seconds = server.config.whole("timeout_seconds")
-    try:
-        trial.make(home)
+    config = server.config
+    with trial.place(pathlib.Path(config.text("staging_directory"))) as home:
         copy = home / "restored"
-        need_room(copy, snapshot["bytes"], server.config.number("free_disk_factor"))
+        need_room(copy, snapshot["bytes"], config.number("free_disk_factor"))
         with evidence():
             done = restore.restore(server, repository, snapshot["id"], copy)
             facts = facts_of(copy, snapshot)
         with contextlib.ExitStack() as stack:
             with evidence():
-                session = stack.enter_context(trial.server_on(home, copy, seconds))
+                session = stack.enter_context(trial.server_on(home, copy, config.whole("timeout_seconds")))
                 check(session)
             found = compare(server, session, home, facts)
-    finally:
-        trial.clear(home)
     return {"bytes": done["bytes"], "restore_seconds": done["seconds"], **found}
 
 

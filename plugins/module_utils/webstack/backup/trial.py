@@ -27,26 +27,30 @@ START_SECONDS = 600
 STATEMENT_SECONDS = 3600
 
 
-def home_of(staging: pathlib.Path) -> pathlib.Path:
-    return staging / "trial"
+@contextlib.contextmanager
+def place(staging: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yield a fresh directory for what belongs to one trial and is no data; afterwards it and its server are gone."""
+    home = staging / "trial"
+    clear(home)
+    try:
+        files.folder(staging, 0o700)
+        home.mkdir(mode=0o700)
+        # Where the server sees its data.
+        (home / "data").mkdir(mode=0o700)
+        yield home
+    finally:
+        clear(home)
 
 
 def clear(home: pathlib.Path) -> None:
     """Remove what this or an earlier trial left, its server first."""
-    systemd.tell("stop", UNIT, seconds=120) if known() else None
+    if known():
+        systemd.tell("stop", UNIT, seconds=120)
     shutil.rmtree(home, ignore_errors=True)
 
 
 def known() -> bool:
     return systemd.show(UNIT, "LoadState")["LoadState"] == "loaded"
-
-
-def make(home: pathlib.Path) -> None:
-    """Make the directory for what belongs to a trial and is no data."""
-    files.folder(home.parent, 0o700)
-    home.mkdir(mode=0o700)
-    # Where the server sees its data.
-    (home / "data").mkdir(mode=0o700)
 
 
 def command(home: pathlib.Path, data: pathlib.Path, seconds: int) -> list[str]:
