@@ -114,6 +114,75 @@ def test_a_setting_that_is_missing_is_named(site: Any) -> None:
         site.stale_apache({**RUNNING, "MainPID": str(os.getpid())})
 
 
+# --- while processes are replaced --------------------------------------------------------------------
+
+
+class Processes:
+    """Two daemon processes of a site, one good and one of a release that does not load; a new one loads for a while."""
+
+    def __init__(self, site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        #: Process: its release, when it began and from when on it answers itself.
+        self.those: dict[int, tuple[str, float, float]] = {7: ("good", -20.0, 0.0), 8: ("bad", -10.0, 0.0)}
+        self.ended: list[int] = []
+        site.settings |= {
+            "health_timeout": 20,
+            "graceful": 1,
+            "address": "127.0.0.1",
+            "health_path": "/up",
+            "watch": [],
+        }
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+        monkeypatch.setattr(os, "kill", self.kill)
+        monkeypatch.setattr(site, "processes", lambda: sorted(self.those))
+        monkeypatch.setattr(site, "stale_processes", lambda: sorted((p for p in self.those if p < 9), reverse=True))
+        monkeypatch.setattr(site, "ask", self.ask)
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def kill(self, process: int, _signal: int) -> None:
+        del self.those[process]
+        self.ended.append(process)
+        self.those[max(9, *self.those) + 1] = ("good", self.now, self.now + 5)
+
+    def ask(self) -> tuple[int, str, int, str]:
+        """One that does not load answers at once, and so is asked most."""
+        ready = {pid: name for pid, (name, _began, at) in self.those.items() if at <= self.now}
+        bad = [pid for pid, name in ready.items() if name == "bad"]
+        pid = max(bad or ready)
+        return (503, "bad", pid, "does not load") if bad else (200, ready[pid], pid, "ok")
+
+
+def test_the_bad_process_of_a_refused_release_is_replaced_first(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    those = Processes(site, monkeypatch)
+    assert site.replace("good") == ["replaced 2 processes"]
+    assert those.ended == [8, 7]
+
+
+def test_a_release_that_comes_back_is_not_judged_by_what_the_refused_one_answers(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It loads for longer than the other one needs to answer badly ten times; so it was given up on a busy machine."""
+    those = Processes(site, monkeypatch)
+    monkeypatch.setattr(site, "stale_processes", lambda: [7, 8])
+    ask = those.ask
+    monkeypatch.setattr(site, "ask", lambda: ask() if those.now < 5 else (200, "good", max(those.those), "ok"))
+    assert site.replace("good") == ["replaced 2 processes"]
+    assert those.now > 5
+
+
+def test_a_new_process_that_does_not_load_is_noticed_long_before_the_time_limit(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    those = Processes(site, monkeypatch)
+    monkeypatch.setattr(site, "ask", lambda: (503, "new", max(those.those), "does not load"))
+    with pytest.raises(Problem, match=r"does not answer for release new \(last answer: status 503: does not load\)"):
+        site.replace("new")
+    assert those.now < 5
+
+
 # --- where Apache cannot listen ---------------------------------------------------------------------
 
 

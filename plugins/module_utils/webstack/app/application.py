@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 
 from ..core.errors import Problem
@@ -27,17 +28,18 @@ class Application(Builder):
         new.symlink_to(f"releases/{identity}")
         os.replace(new, self.link)
 
-    def wait(self, identity: str, process: int | None = None) -> None:
-        """Wait for a healthy answer of this release, and of one certain process if it is given."""
+    def wait(self, identity: str, others: Container[int] = ()) -> None:
+        """Wait for a healthy answer of this release, by another process than these."""
         limit = float(self.setting("health_timeout"))
         deadline = time.monotonic() + limit
         bad = 0
         while True:
             status, release, pid, body = self.ask()
-            if status == 200 and release == identity and process in (None, pid):
+            if status == 200 and release == identity and pid not in others:
                 return
-            # A process that cannot load the application answers with an error at once. Others may still answer well.
-            bad += status >= 500
+            # A process that cannot load the application answers with an error at once. Others may still answer well; or
+            # badly, while a good release comes back in the place of one that was refused, and loads for a while.
+            bad += status >= 500 and pid not in others
             if bad >= 10 or time.monotonic() > deadline:
                 what = f"release {release}" if status == 200 else f"status {status}: {body.strip()[:300]}"
                 where = f"http://{self.setting('address')}:{self.setting('port')}{self.of_release('health_path')}"
@@ -45,7 +47,10 @@ class Application(Builder):
             time.sleep(0.02 if status == 200 else 0.2)
 
     def replace(self, identity: str) -> list[str]:
-        """Replace the daemon processes that began before the last change, one at a time."""
+        """Replace the daemon processes that began before the last change, one at a time.
+
+        The newest is the first: after a refused release it is the one that answers badly.
+        """
         count = len(self.processes())
         stale = self.stale_processes()
         for old in stale:
@@ -56,7 +61,7 @@ class Application(Builder):
                 os.kill(old, signal.SIGUSR1)
             # A process may take `graceful` seconds to finish its requests. Then Apache starts the next one.
             deadline = time.monotonic() + float(self.setting("graceful")) + 30
-            while (fresh := set(self.processes()) - before) == set() or len(self.processes()) < count:
+            while not set(self.processes()) - before or len(self.processes()) < count:
                 if time.monotonic() > deadline:
                     raise Problem(f"Apache did not replace the daemon process {old}")
                 # A process looks only after a request whether it shall end; without one it would wait for all of
@@ -64,7 +69,7 @@ class Application(Builder):
                 with ThreadPoolExecutor(8) as pool:
                     list(pool.map(lambda _: self.ask(), range(8)))
                 time.sleep(0.05)
-            self.wait(identity, max(fresh))
+            self.wait(identity, before)
         return [f"replaced {len(stale)} processes"] if stale else []
 
     def bring(self, identity: str) -> list[str]:

@@ -138,10 +138,12 @@ class Site:
         return sorted(found)
 
     def stale_processes(self) -> list[int]:
+        """Return the processes that began before the last change, the newest first."""
         watched = [self.link, *(pathlib.Path(path) for path in self.setting("watch"))]
         newest = max(changed(path) for path in watched)
         since = {pid: started(pid) for pid in self.processes()}
-        return [pid for pid, moment in since.items() if moment is not None and moment < newest]
+        old = [(moment, pid) for pid, moment in since.items() if moment is not None and moment < newest]
+        return [pid for _moment, pid in sorted(old, reverse=True)]
 
     def stale_apache(self, state: dict[str, str]) -> bool:
         """Say whether Apache has to restart: its files changed, its main process is unknown, or none of ours runs."""
