@@ -10,6 +10,7 @@ import pathlib
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ import pytest
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.backup import (
     cli,
     forward,
+    full,
     prove,
     repository,
     server,
@@ -437,15 +439,29 @@ class FakeRepository(repository.Repository):
         self.kept: dict[str, list[str]] = {"old00000": []}
         self.calls: list[str] = []
         self.noted = ""
+        self.full = self.left = 0
 
     def restic(self, *arguments: str, **_options: Any) -> Done:
         self.calls.append(arguments[0])
         failed = self.fails == arguments[0]
         if arguments[0] == "backup" and (not failed or self.code == 3):
-            name = f"note{len(self.kept):04}" if "--stdin" in arguments else "new00000"
+            kind = "room" if "shop.room" in arguments else "note"
+            name = f"{kind}{len(self.kept):04}" if "--stdin" in arguments else "new00000"
             self.kept[name] = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
         if failed:
             return Done(arguments, self.code, "", "Fatal: fake")
+        # Full as long as there is as much as that, of backups and of what a failed run has left.
+        if (
+            arguments[0] == "backup"
+            and "--stdin" not in arguments
+            and self.full
+            and self.left + len(self.kept) > self.full
+        ):
+            self.left += 1
+            del self.kept["new00000"]
+            return Done(arguments, 1, "", "Fatal: unable to save snapshot: write /r/data: no space left on device")
+        if arguments[0] == "prune" or "--prune" in arguments:
+            self.left = 0
         output = ""
         wanted = {after for word, after in itertools.pairwise(arguments) if word == "--tag"}
         have = [
@@ -457,10 +473,11 @@ class FakeRepository(repository.Repository):
             output = json.dumps(have)
         elif arguments[0] == "dump":
             output = self.noted
-        elif "--stdin" in arguments:
+        elif "--stdin" in arguments and "shop.room" not in arguments:
             self.noted = _options["text"]
         elif "--dry-run" in arguments:
-            output = json.dumps([{"keep": have[-1:], "remove": have[:-1]}] if have else None)
+            last = int(arguments[arguments.index("--keep-last") + 1])
+            output = json.dumps([{"keep": have[-last:], "remove": have[:-last]}] if have else None)
         elif arguments[0] == "forget" and "--keep-last" not in arguments:
             for name in [word for word in arguments if word in self.kept]:
                 del self.kept[name]
@@ -518,6 +535,79 @@ def test_a_good_run_applies_the_retention_last(tmp_path: pathlib.Path) -> None:
     assert fake.repository.calls == ["cat", "unlock", "backup", "check", "snapshots", "forget", "prune"]
     assert {"shop", "kind=daily", "gtid=0-1-5"} <= set(fake.repository.kept["new00000"])
     assert not (tmp_path / "staging/data").exists()
+
+
+def test_a_full_repository_gets_room_by_the_retention(tmp_path: pathlib.Path) -> None:
+    """One that is full would stay full: nothing was removed but after a good run."""
+    fake = Fake(tmp_path)
+    fake.repository.kept = {name: ["shop"] for name in ("older000", "pinned00", "newest00")}
+    notes = Notes()
+    notes.pin("pinned00", "", "db2")
+    fake.repository.keep_notes(notes, fake.repository.snapshots())
+    fake.repository.full = 4
+    assert fake.run("daily")["room"] == "made"
+    assert set(fake.repository.kept) == {"pinned00", "new00000", "note0003"}
+    assert fake.repository.left == 0
+    assert "room" not in fake.run("daily")
+
+
+def test_what_a_failed_run_left_is_room_too(tmp_path: pathlib.Path) -> None:
+    fake = Fake(tmp_path)
+    fake.values["retention_enabled"] = False
+    fake.repository.full, fake.repository.left = 2, 1
+    assert fake.run("daily")["room"] == "made"
+    assert set(fake.repository.kept) == {"old00000", "new00000"}
+
+
+@pytest.mark.parametrize(
+    ("retention", "said"),
+    [
+        (True, "the retention keeps all that is left: restic backup failed with 1: .*no space left on device"),
+        (False, "the retention is off"),
+    ],
+)
+def test_a_repository_that_stays_full_says_so(tmp_path: pathlib.Path, retention: bool, said: str) -> None:
+    fake = Fake(tmp_path)
+    fake.values["retention_enabled"] = retention
+    fake.repository.kept = {"newest00": ["shop"]}
+    fake.repository.full = 1
+    with pytest.raises(Problem, match=f"the repository is full, and {said}"):
+        fake.run("daily")
+    assert list(fake.repository.kept) == ["newest00"]
+    stand_in = 1 if retention else 0
+    assert fake.repository.calls.count("backup") == 2 + stand_in, "once more, and no third time"
+
+
+def test_a_program_that_only_waits_is_ended_and_one_at_work_is_not() -> None:
+    """restic 0.14 may wait for itself for ever on a full disk."""
+    with full.ended_when_idle(1):
+        assert subprocess.run(["sleep", "60"], check=False).returncode == -signal.SIGKILL
+        busy = "import time\nwhile time.process_time() < 3: pass"
+        assert subprocess.run([sys.executable, "-c", busy], check=False).returncode == 0
+    assert "hung: it was ended after 300 s without work" in str(full.failure(None, Done([], -9, "", "")))
+
+
+@pytest.mark.parametrize(("free", "calls"), [(63, 2), (65, 1)])
+def test_a_restic_that_panics_on_a_full_disk_is_understood(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, free: int, calls: int
+) -> None:
+    fake = Fake(tmp_path, "backup", 2)
+    fake.values |= {"repository": f"local:{tmp_path}", "free_disk_factor": 0}
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=free << 10, f_frsize=1 << 10))
+    with pytest.raises(Problem, match="the repository is full" if calls == 2 else "restic backup failed with 2"):
+        fake.run("daily")
+    assert fake.repository.calls.count("backup") == calls, "the stand-in for the coming one failed, too"
+
+
+@pytest.mark.parametrize("fails", ["prune", "snapshots", "forget"])
+def test_room_that_cannot_be_made_is_said(tmp_path: pathlib.Path, fails: str) -> None:
+    fake = Fake(tmp_path, fails)
+    fake.repository.kept = {name: ["shop"] for name in ("older000", "newest00")}
+    fake.repository.full = 2
+    with pytest.raises(Problem, match=r"the repository is full \(.*\), and no room can be made: "):
+        fake.run("daily")
+    assert "newest00" in fake.repository.kept
+    assert "room" not in str(fake.repository.snapshots()) if fails != "snapshots" else True
 
 
 @pytest.mark.parametrize(("fails", "code"), [("cat", 1), ("backup", 1), ("backup", 3), ("check", 1)])

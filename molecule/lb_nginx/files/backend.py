@@ -100,6 +100,8 @@ class Application(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.answer(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
 
+    do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_POST
+
     def log_message(self, *_: object) -> None:
         """Keep the journal quiet."""
 

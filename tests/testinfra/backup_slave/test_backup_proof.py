@@ -160,6 +160,50 @@ def test_pinned_and_proven_backups_outlive_the_retention() -> None:
     assert pinned not in {one["id"] for one in snapshots()}
 
 
+def test_a_full_repository_makes_room_for_the_next_backup() -> None:
+    """Nothing was removed but after a good run, so a full one stayed full."""
+    # As after a retention that failed: of one hour the last one would be enough.
+    pinned = back_up("--kind hourly")["snapshot"]
+    on(REPLICA, f"webstack backup pin {pinned} --reason 'before the move'")
+    surplus = back_up("--kind hourly")["snapshot"]
+    on(REPLICA, f"webstack backup pin {surplus} --reason later")
+    noise = "CREATE OR REPLACE TABLE site.noise AS SELECT seq, RANDOM_BYTES(900) AS b FROM site.seq_1_to_{}"
+    sql(PRIMARY, noise.format(10_000))
+    caught_up()
+    newest = back_up("--kind hourly")["snapshot"]
+    on(REPLICA, f"webstack backup unpin {surplus}")
+    # A run that failed has left a pack. Without it there is room for the next backup.
+    size = int(on(REPLICA, f"du -sk {STORE} | cut -f1").stdout)
+    small = f"mount -t tmpfs -o size={size + 26_000}k tmpfs {STORE}.small && cp -a {STORE}/. {STORE}.small"
+    on(REPLICA, f"mkdir {STORE}.small && {small} && mount --bind {STORE}.small {STORE}")
+    left = "head -c 22000000 /dev/urandom > pack && sum=$(sha256sum < pack | cut -c1-64) && mv pack ${sum:0:2}/$sum"
+    on(REPLICA, f"cd {STORE}/data && {left}")
+    try:
+        sql(PRIMARY, noise.format(10_001))
+        caught_up()
+        fields = back_up("--kind hourly")
+        assert fields["room"] == "made"
+        kept = {one["id"] for one in snapshots()}
+        assert {pinned, fields["snapshot"]} <= kept
+        assert not {surplus, newest} & kept
+        assert prove()
+        # Now there is nothing that may go. It is said, and no backup is lost by it.
+        sql(PRIMARY, noise.format(40_000))
+        caught_up()
+        for _ in range(2):
+            done = on(REPLICA, "webstack backup run --kind hourly", check=False)
+            assert done.returncode == 1
+            assert "the repository is full, and the retention keeps all that is left" in done.stdout
+        assert {pinned, fields["snapshot"]} <= {one["id"] for one in snapshots()}
+        sql(PRIMARY, "DROP TABLE site.noise")
+        caught_up()
+        back_up("--kind hourly")
+    finally:
+        on(REPLICA, f"umount {STORE}; umount {STORE}.small; rmdir {STORE}.small; webstack backup unpin {pinned}")
+        sql(PRIMARY, "DROP TABLE IF EXISTS site.noise")
+        caught_up()
+
+
 def test_the_primary_leaves_it_to_the_replica_and_the_timer_waits() -> None:
     done = on(PRIMARY, "webstack backup prove")
     assert done.stdout == "webstack-backup: skipped: this server is the primary\n"

@@ -59,7 +59,7 @@ def test_an_unknown_host_is_closed_without_an_answer(port: int, host: str) -> No
 
 @pytest.mark.parametrize("port", [80, 443])
 def test_other_methods_are_closed_without_an_answer(port: int) -> None:
-    methods = ["PUT", "DELETE", "PATCH", "OPTIONS"]
+    methods = ["PROPFIND", "MKCOL", "LOCK", "BREW"]
     answers = send(*({"method": m, "port": port, "target": "/refused"} for m in methods))
     assert [(m, a["status"], a["body"]) for m, a in zip(methods, answers, strict=True)] == [(m, 0, "") for m in methods]
 
@@ -68,9 +68,13 @@ def test_trace_is_refused_by_nginx_itself() -> None:
     assert get("/trace", method="TRACE")["status"] == 405
 
 
-def test_get_head_and_post_pass() -> None:
-    posted = facts(get("/form", method="POST", body="x" * 100_000))
-    assert (posted["method"], posted["body"]) == ("POST", 100_000)
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def test_what_an_interface_for_programs_asks_with_passes(method: str) -> None:
+    asked = facts(get("/form", method=method, body="x" * 100_000))
+    assert (asked["method"], asked["body"]) == (method, 100_000)
+
+
+def test_the_head_of_a_page_is_enough() -> None:
     head = get("/form", method="HEAD")
     assert (head["status"], head["body"]) == (200, "")
 

@@ -19,6 +19,7 @@ from typing import Any
 from ..core import files
 from ..core.errors import Problem
 from ..core.run import Done
+from .full import ended_when_idle, failure
 from .notes import Notes
 from .tools import Tools, last_message, stamp
 
@@ -82,9 +83,9 @@ def choose(snapshots: Sequence[Mapping[str, Any]], wanted: str) -> Mapping[str, 
     return hits[0]
 
 
-def retention_arguments(retention: Mapping[str, int]) -> list[str]:
+def retention_arguments(retention: Mapping[str, int], last: int = 1) -> list[str]:
     """Return the policy for `restic forget`. The newest backup always stays, even when every number is 0."""
-    arguments = ["--keep-last", "1"]
+    arguments = ["--keep-last", str(last)]
     for word in ("hourly", "daily", "weekly", "monthly"):
         if retention.get(word, 0) > 0:
             arguments += [f"--keep-{word}", str(retention[word])]
@@ -124,6 +125,11 @@ class Repository:
         environment.update({key: str(value) for key, value in secrets.items()})
         return self.tools.gently("restic", *arguments, more=environment, cwd=cwd, text=text)
 
+    def disk(self) -> pathlib.Path | None:
+        """Return where the repository lies, if that is a directory of this host."""
+        path = pathlib.Path(self.config.text("repository").removeprefix("local:"))
+        return path if path.is_absolute() else None
+
     def retry_lock(self) -> list[str]:
         """Return the options that let restic wait while another host holds the lock. restic 0.14 cannot wait."""
         return ["--retry-lock", "10m"] if restic_version(self.tools.run("restic", "version").out) >= (0, 16) else []
@@ -158,7 +164,7 @@ class Repository:
 
     def listing(self) -> str:
         """Return what restic says of the site's backups and of the notes about them, in one question."""
-        words = ("--tag", self.config.text("site"), "--tag", self.notes_tag)
+        words = ("--tag", self.config.text("site"), "--tag", self.notes_tag, "--tag", self.room_tag)
         done = self.restic("snapshots", "--json", "--no-lock", *words)
         if done.code != 0:
             raise Problem(f"the repository cannot be read: {last_message(done.err)}")
@@ -178,13 +184,14 @@ class Repository:
         run = f"run={stamp()}-{os.getpid()}"
         arguments = [word for tag in (*tags, run) for word in ("--tag", tag)]
         try:
-            done = self.restic(
-                "backup", "--json", "--quiet", "--host", socket.gethostname(), *arguments, ".", cwd=directory
-            )
+            with ended_when_idle():
+                done = self.restic(
+                    "backup", "--json", "--quiet", "--host", socket.gethostname(), *arguments, ".", cwd=directory
+                )
             # 3 means that some files could not be read. restic keeps such a snapshot; we remove it.
             snapshot = new_snapshot(done.out)
             if done.code != 0 or snapshot is None:
-                raise Problem(f"restic backup failed with {done.code}: {last_message(done.err)}")
+                raise failure(self.disk(), done)
             done = self.restic("check", "--quiet", *self.retry_lock())
             if done.code != 0:
                 raise Problem(f"restic check failed with {done.code}: {last_message(done.err or done.out)}")
@@ -197,28 +204,38 @@ class Repository:
             raise
         return snapshot
 
+    def must(self, *words: str, text: str | None = None) -> None:
+        done = self.restic(*words, *self.retry_lock(), text=text)
+        if done.code != 0:
+            raise Problem(last_message(done.err or done.out))
+
+    def old(self, coming: bool = False) -> list[str]:
+        """Return what the retention removes: no pinned backup, not the newest proven one, nor the last notes."""
+        listing = self.listing()
+        notes, room = note_ids(listing, self.notes_tag), note_ids(listing, self.room_tag)
+        kept = self.notes(notes).kept(parse_snapshots(listing, self.config.text("site")))
+        # restic lists what it removes by their short names.
+        old = [one for one in self.surplus(coming) if one not in kept and one not in [name[:8] for name in room]]
+        return old + notes[:-1] + room
+
     def retain(self) -> bool:
-        """Remove old backups. This is called after a good backup only, so there is always one to keep."""
+        """Remove old backups after a good one. The newest always stays."""
         try:
-            listing = self.listing()
-            notes = note_ids(listing, self.notes_tag)
-            kept = self.notes(notes).kept(parse_snapshots(listing, self.config.text("site")))
-            old = [one for one in self.surplus() if one not in kept] + notes[:-1]
+            old = self.old()
             # Also without any: a run that failed has left packs that nobody needs.
-            words = ["forget", "--quiet", "--prune", *old] if old else ["prune", "--quiet"]
-            done = self.restic(*words, *self.retry_lock())
-            if done.code != 0:
-                raise Problem(last_message(done.err or done.out))
+            self.must(*(["forget", "--quiet", "--prune", *old] if old else ["prune", "--quiet"]))
         except Problem as problem:
             print(f"webstack-backup: retention failed: {problem}", file=sys.stderr)
             return False
         return True
 
-    def surplus(self) -> list[str]:
-        """Return the backups that the numbers of the retention do not keep."""
+    def surplus(self, coming: bool) -> list[str]:
+        """Return the backups that the numbers of the retention do not keep, or will not keep beside the coming one."""
+        tags = ["--tag", self.config.text("site"), *(["--tag", self.room_tag] if coming else [])]
+        last = 2 if coming else 1
         done = self.restic(
-            "forget", "--dry-run", "--json", "--quiet", "--no-lock", "--tag", self.config.text("site"), "--group-by",
-            "", *retention_arguments(dict(self.config.table("retention"))),
+            "forget", "--dry-run", "--json", "--quiet", "--no-lock", *tags, "--group-by",
+            "", *retention_arguments(dict(self.config.table("retention")), last),
         )  # fmt: skip
         if done.code != 0:
             raise Problem(last_message(done.err or done.out))
@@ -231,6 +248,11 @@ class Repository:
     def notes_tag(self) -> str:
         """Not the site's own tag: these are no backups."""
         return f"{self.config.text('site')}.notes"
+
+    @property
+    def room_tag(self) -> str:
+        """Of an empty one that stands for a coming backup."""
+        return f"{self.config.text('site')}.room"
 
     def notes(self, found: Sequence[str]) -> Notes:
         """Return pins and proofs, as the last of these notes has them; none where nobody has noted anything."""

@@ -18,6 +18,7 @@ from ..core import files
 from ..core.config import Settings
 from ..core.errors import Problem
 from ..db import data
+from . import full
 from .repository import Repository, gtid_tag
 from .server import Server
 from .tools import need_room, stamp
@@ -133,8 +134,10 @@ def take(server: Server, repository: Repository, kind: str, *, require: bool, al
         files.write(directory / METADATA, json.dumps(facts, indent=2) + "\n", 0o600)
         version = seen["version"].split()[0]
         tags = [facts["site"], f"kind={kind}", gtid_tag(position.gtid), f"bytes={size}", f"server={version}"]
-        snapshot = repository.store(directory, tags)
+        snapshot, made_room = full.store(repository, directory, tags)
     fields: dict[str, Any] = {"kind": kind, "host": socket.gethostname(), "snapshot": snapshot, "bytes": size}
+    if made_room:
+        fields["room"] = "made"
     if config.flag("retention_enabled") and not repository.retain():
         fields["retention"] = "failed"
     fields["seconds"] = round(time.time() - started, 1)
