@@ -7,6 +7,7 @@ import os
 import pathlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -240,6 +241,29 @@ def test_a_play_joins_what_the_agent_has_begun(host: Host, capsys: pytest.Captur
     assert "joined" in capsys.readouterr().out
     assert "systemd-run --quiet" not in host.calls
     assert host.is_untouched()
+
+
+def test_of_two_that_begin_at_once_the_second_joins_and_removes_nothing(
+    host: Host, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It removed the directory into which the first one was receiving, and neither came to an end."""
+    host.config.mode, host.config.reseeds = "auto", True
+
+    def slowly(*command: str, **_options: Any) -> Any:
+        host.calls.append(" ".join(command[:2]))
+        if command[0] == "systemd-run":
+            time.sleep(0.3)
+            host.stage.mkdir()
+            host.seeding = True
+        return Done(command, 0, "", "")
+
+    host.monkeypatch.setattr(db, "run", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        for begun in [pool.submit(host.begin) for _ in range(2)]:
+            begun.result()
+    assert host.calls.count("systemd-run --quiet") == 1
+    assert host.stage.exists()
+    assert capsys.readouterr().out == "joined: a seed has begun already\n"
 
 
 def test_what_a_receiver_refuses(host: Host) -> None:

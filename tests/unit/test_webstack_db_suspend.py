@@ -379,7 +379,7 @@ class Seeding:
         self.result = site.config.datadir / "seed.json"
         patch.setattr(seed, "SEED_RESULT", self.result)
         patch.setattr(reseed, "unit_states", lambda unit: {unit: {"active": unit in self.active}})
-        self.refusal = ""
+        self.refusal = self.said = ""
         patch.setattr(reseed, "run", self.command)
 
     def command(self, *command: str, seconds: float, check: bool = True) -> Done:
@@ -394,7 +394,7 @@ class Seeding:
             words = dict(word.removeprefix("--").split("=") for word in command if "=" in word)
             self.did.append(f"receive from {words['from']} aside={'--move-aside' in command} within {words['wait']}")
             self.active.add("webstack-db-seed.service")
-        return Done(command, 0, "", "")
+        return Done(command, 0, self.said, "")
 
     def of(self, name: str) -> reseed.Seeder:
         nodes = self.site.config.node, self.site.config.peer
@@ -428,6 +428,15 @@ def test_a_replica_asks_and_the_writer_sends_once(seeding: Seeding) -> None:
     seeding.active.clear()
     replica.instead(arbiter.Decision("follows", "follows db1"))
     assert board.SEED not in store.held
+
+
+def test_nobody_is_asked_for_a_copy_that_a_person_has_begun(seeding: Seeding) -> None:
+    """Two would send, and the receiver takes one of them: the other one's play failed."""
+    seeding.said = "joined: a seed has begun already\n"
+    replica = seeding.of("db2")
+    replica.begin()
+    assert board.SEED not in seeding.site.store.held
+    assert replica.instead(SEEDS).why == "its data is of epoch 2; a copy of db1 is on its way"
 
 
 def test_another_asking_is_another_copy(seeding: Seeding) -> None:

@@ -89,6 +89,9 @@ class Seeder:
         if done.code:
             self.refused = (time.monotonic(), done.why)
             raise Problem(done.why)
+        if done.out.startswith("joined"):
+            say(f"waits for the copy of {self.peer} that a person has begun")
+            return
         asked = json.dumps({"to": self.config.node.name, "id": secrets.token_hex(8)})
         self.board.store.put(SEED, asked, self.board.lease, self.board.seconds)
         self.asked = asked

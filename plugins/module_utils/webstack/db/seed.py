@@ -33,6 +33,8 @@ from .zones import keep_time_zones
 
 SEED_RESULT = RUN / "seed.json"
 SEED_UNIT = "webstack-db-seed"
+#: What another one needs at most to begin.
+BEGIN_SECONDS = 60
 #: This path stays the same when a new version of the program is installed.
 COMMAND = "/usr/local/sbin/webstack"
 
@@ -40,11 +42,17 @@ COMMAND = "/usr/local/sbin/webstack"
 def receive_begin(config: Config, source: str, move_aside: bool, expect: int, seconds: float) -> None:
     """Start the receiver in the background; it outlives the connection of whoever asked for it."""
     config.other(source)
-    if unit_states(f"{SEED_UNIT}.service")[f"{SEED_UNIT}.service"]["active"]:
-        if config.decided and config.reseeds:
-            print("joined: the agent has begun it already")
-            return
-        raise Problem(f"a seed is under way ({SEED_UNIT}.service)")
+    # A play and the agent may begin at the same moment; the second would remove what the first one receives.
+    with lock.hold("seed", "begin a seed", BEGIN_SECONDS):
+        if not unit_states(f"{SEED_UNIT}.service")[f"{SEED_UNIT}.service"]["active"]:
+            _begin(config, source, move_aside, expect, seconds)
+        elif config.decided and config.reseeds:
+            print("joined: a seed has begun already")
+        else:
+            raise Problem(f"a seed is under way ({SEED_UNIT}.service)")
+
+
+def _begin(config: Config, source: str, move_aside: bool, expect: int, seconds: float) -> None:
     recover()
     seen = None
     with contextlib.suppress(ServerGone):
