@@ -179,7 +179,13 @@ def test_note_is_on_the_replica(visitor: Visitor) -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])  # TRACE gets a 405 from nginx itself
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS"])
+def test_what_an_interface_for_programs_asks_with_reaches_the_application(visitor: Visitor, method: str) -> None:
+    command = f"curl -sk -o /dev/null -w '%{{http_code}}' -X {method} https://www.demo.test/"
+    assert 200 <= int(visitor.host.check_output(command)) < 500
+
+
+@pytest.mark.parametrize("method", ["PROPFIND", "BREW"])  # TRACE gets a 405 from nginx itself
 def test_other_methods_are_closed(visitor: Visitor, method: str) -> None:
     result = visitor.host.run(f"curl -sk -o /dev/null -X {method} https://www.demo.test/")
     assert result.rc in (52, 92), f"{method} was answered ({result.rc})"  # empty reply, stream closed

@@ -294,6 +294,7 @@ class TestDoctor:
         wait_for_peers()
         partition("all")
         try:
+            wait_for(second, f"ip -o address show to {ADDRESS}", ADDRESS)
             time.sleep(1)
             # Clients follow the last announcement, so they are at the second, which steps back.
             seen = hold(heal)
