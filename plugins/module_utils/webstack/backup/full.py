@@ -32,10 +32,10 @@ class Full(Problem):
     """The repository has no room for what was to be stored."""
 
 
-def failure(disk: pathlib.Path | None, done: Done) -> Problem:
+def failure(disk: pathlib.Path | None, done: Done, hung: bool) -> Problem:
     """Return why a backup was not stored. restic 0.14 may panic or hang on a full disk, and says nothing of it then."""
     why = f"restic backup failed with {done.code}: {last_message(done.err)}"
-    if done.code == -signal.SIGKILL:
+    if hung:
         why = f"restic backup hung: it was ended after {IDLE_SECONDS:g} s without work"
     return Full(why) if NO_ROOM.search(done.err + done.out) or is_crowded(disk) else Problem(why)
 
@@ -81,9 +81,10 @@ def make_room(repository: Repository, retention: bool) -> None:
 
 
 @contextlib.contextmanager
-def ended_when_idle(seconds: float = IDLE_SECONDS) -> Iterator[None]:
-    """Kill the programs that this process has started once they do nothing for so long, while this lasts."""
+def ended_when_idle(seconds: float = IDLE_SECONDS) -> Iterator[list[int]]:
+    """Kill the programs that this process has started once they do nothing for so long; yield which."""
     over = threading.Event()
+    ended: list[int] = []
 
     def watch() -> None:
         before = work()
@@ -93,12 +94,13 @@ def ended_when_idle(seconds: float = IDLE_SECONDS) -> Iterator[None]:
                 if process in before and ticks - before[process] <= IDLE_TICKS:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
+                        ended.append(process)
             before = now
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
-        yield
+        yield ended
     finally:
         over.set()
         watcher.join()

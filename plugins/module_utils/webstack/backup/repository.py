@@ -184,14 +184,14 @@ class Repository:
         run = f"run={stamp()}-{os.getpid()}"
         arguments = [word for tag in (*tags, run) for word in ("--tag", tag)]
         try:
-            with ended_when_idle():
+            with ended_when_idle() as ended:
                 done = self.restic(
                     "backup", "--json", "--quiet", "--host", socket.gethostname(), *arguments, ".", cwd=directory
                 )
             # 3 means that some files could not be read. restic keeps such a snapshot; we remove it.
             snapshot = new_snapshot(done.out)
             if done.code != 0 or snapshot is None:
-                raise failure(self.disk(), done)
+                raise failure(self.disk(), done, hung=bool(ended))
             done = self.restic("check", "--quiet", *self.retry_lock())
             if done.code != 0:
                 raise Problem(f"restic check failed with {done.code}: {last_message(done.err or done.out)}")
