@@ -63,9 +63,9 @@ bench: setup engine ## the benchmarks (long); one of them: make bench B=cache
 .PHONY: chaos
 chaos: setup ## a million schedules against the database's decision; each fault of databases and caches: make chaos ROUNDS=3
 	@.venv/bin/python tests/bench/simulate_failover.py $(or $(SCHEDULES),1000000)
-	@CACHE_FAULT_HOGS=0 CACHE_FAULT_ROUNDS=$(or $(ROUNDS),5) .venv/bin/python tools/check.py images molecule:cache_faults; code=$$?; \
+	@WEBSTACK_TEST_SECONDS=7200 CACHE_FAULT_HOGS=0 CACHE_FAULT_ROUNDS=$(or $(ROUNDS),5) .venv/bin/python tools/check.py images molecule:cache_faults; code=$$?; \
 	    grep -o '| .* |$$' .cache/check/molecule-cache_faults.log | sort -u -k 2,2; exit $$code
-	@FAILOVER_ROUNDS=$(or $(ROUNDS),5) .venv/bin/python tools/check.py images molecule:failover; code=$$?; \
+	@WEBSTACK_TEST_SECONDS=7200 FAILOVER_ROUNDS=$(or $(ROUNDS),5) .venv/bin/python tools/check.py images molecule:failover; code=$$?; \
 	    grep -a 'without a write' .cache/check/molecule-failover.log; exit $$code
 
 .PHONY: upgrade

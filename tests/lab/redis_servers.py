@@ -6,6 +6,8 @@ For tests and benches. Needs the program redis-server (or valkey-server); tools/
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
 import itertools
 import json
 import os
@@ -36,10 +38,24 @@ def program(name: str = "redis-server") -> str:
 
 
 #: Below what the kernel gives to connections. Each process of the tests has its own part.
-FIRST_PORT, PORTS, PARTS = 10000, 2600, 8
-WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
-_PART = int(WORKER.removeprefix("gw")) if WORKER else 4 + os.getpid() % 4
+FIRST_PORT, PORTS, PARTS = 10000, 1300, 16
 _ports = itertools.count()
+
+
+@functools.cache
+def part() -> int:
+    """Take a part of the ports that no other process has, until this one ends.
+
+    Two that look for a port at the same moment would both find it free. One of two servers comes up on it, answers
+    both, and is ended by the one while the other still uses it.
+    """
+    for number in range(PARTS):
+        lock = os.open(Path(tempfile.gettempdir(), f"webstack-ports-{number}"), os.O_RDWR | os.O_CREAT)
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return number
+        os.close(lock)
+    raise RuntimeError(f"{PARTS} other processes use the ports of the tests")
 
 
 def free_port() -> int:
@@ -49,7 +65,7 @@ def free_port() -> int:
     its roll, and fall silent there.
     """
     for number in itertools.islice(_ports, PORTS):
-        port = FIRST_PORT + _PART % PARTS * PORTS + number % PORTS
+        port = FIRST_PORT + part() * PORTS + number % PORTS
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise RuntimeError("no port is free")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import stat
 import subprocess
 import sys
@@ -49,6 +50,36 @@ def gone(pid: str) -> bool:
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+HANGS = """
+import subprocess, threading, time
+import pytest
+
+@pytest.fixture
+def cleaned(tmp_path_factory):
+    yield
+    print("cleaned up")
+
+def test_program(cleaned): subprocess.run(["sleep", "60"])
+def test_lock(cleaned): threading.Event().wait(60)
+def test_good(cleaned): pass
+"""
+
+
+def test_a_test_that_hangs_fails_by_its_name_and_the_others_run(tmp_path: pathlib.Path) -> None:
+    """It held its turn, so every other check waited until it was ended, and nobody read which it was."""
+    shutil.copytree(ROOT / "tools", tmp_path / "tools", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests/conftest.py", tmp_path / "tests")
+    (tmp_path / "tests/test_hangs.py").write_text(HANGS)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", "tests"]
+    environment = {**os.environ, "WEBSTACK_TEST_SECONDS": "1", "PY_COLORS": "0"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "2 failed, 1 passed" in done.stdout
+    for name in ("test_program", "test_lock"):
+        assert f"FAILED tests/test_hangs.py::{name} - Failed: took more than 1 s" in done.stdout
+    assert done.stdout.count("cleaned up\n") >= 3
 
 
 # --- turns ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -578,18 +579,55 @@ def test_a_repository_that_stays_full_says_so(tmp_path: pathlib.Path, retention:
     assert fake.repository.calls.count("backup") == 2 + stand_in, "once more, and no third time"
 
 
-def test_a_program_that_only_waits_is_ended_and_one_at_work_is_not() -> None:
-    """restic 0.14 may wait for itself for ever on a full disk."""
-    with full.ended_when_idle(1) as ended:
+@pytest.mark.parametrize(("free", "ended"), [(63, True), (65, False)])
+def test_a_restic_that_only_waits_on_a_full_disk_is_ended(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, free: int, ended: bool
+) -> None:
+    """restic 0.14 may wait for itself for ever there. Elsewhere it may wait for a network, for longer."""
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=free << 10, f_frsize=1 << 10))
+    monkeypatch.setattr(full, "CROWDED_SECONDS", 1.0)
+    with full.ended_when_idle(tmp_path, step=0.2) as waited:
+        done = subprocess.run(["sleep", "3"], check=False)
+    assert (done.returncode == -signal.SIGKILL) == bool(waited) == ended
+
+
+def test_a_program_that_only_waits_is_ended_and_one_at_work_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full, "IDLE_SECONDS", 1.0)
+    with full.ended_when_idle(None, step=0.2) as waited:
         assert subprocess.run(["sleep", "60"], check=False).returncode == -signal.SIGKILL
-        assert len(ended) == 1
         busy = "import time\nwhile time.process_time() < 3: pass"
         assert subprocess.run([sys.executable, "-c", busy], check=False).returncode == 0
-    assert len(ended) == 1
-    killed = Done([], -9, "", "Killed")
-    assert "hung: it was ended after 300 s without work" in str(full.failure(None, killed, hung=True))
-    # The kernel kills, too, when memory is short.
-    assert str(full.failure(None, killed, hung=False)) == "restic backup failed with -9: Killed"
+    assert len(waited) == 1
+
+
+@pytest.mark.parametrize(
+    ("restic", "said"),
+    [
+        (["sleep", "60"], r"the repository is full, .*: it hung, and was ended after \d s without work"),
+        # The kernel kills, too, when memory is short.
+        (["sh", "-c", "echo Killed >&2; kill -9 $$"], "restic backup failed with -9: Killed"),
+    ],
+)
+def test_why_a_restic_was_killed_is_said(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, restic: list[str], said: str
+) -> None:
+    fake = Fake(tmp_path)
+    fake.values |= {"repository": str(tmp_path), "free_disk_factor": 0}
+    free = 63 if "sleep" in restic else 65
+    monkeypatch.setattr(os, "statvfs", lambda _path: SimpleNamespace(f_bavail=free << 10, f_frsize=1 << 10))
+    monkeypatch.setattr(full, "CROWDED_SECONDS", 1.0)
+    monkeypatch.setattr(repository, "ended_when_idle", functools.partial(full.ended_when_idle, step=0.2))
+    answer = fake.repository.restic
+
+    def program(*arguments: str, **options: Any) -> Done:
+        if arguments[0] != "backup" or "--stdin" in arguments:
+            return answer(*arguments, **options)
+        done = subprocess.run(restic, capture_output=True, text=True, check=False)
+        return Done(arguments, done.returncode, done.stdout, done.stderr)
+
+    monkeypatch.setattr(fake.repository, "restic", program)
+    with pytest.raises(Problem, match=said):
+        fake.run("daily")
 
 
 @pytest.mark.parametrize(("free", "calls"), [(63, 2), (65, 1)])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from test_backup_slave import PRIMARY, REPLICA, back_up, caught_up, notes, on, snapshots, sql
+from test_backup_slave import PRIMARY, REPLICA, back_up, caught_up, notes, on, snapshots, sql, within_one_hour
 
 __all__ = ["notes"]
 STORE = "/var/backups/webstack/restic"
@@ -147,6 +147,7 @@ def test_a_proof_that_was_killed_leaves_nothing_to_the_next() -> None:
 
 
 def test_pinned_and_proven_backups_outlive_the_retention() -> None:
+    within_one_hour()
     proven = [one["id"] for one in snapshots() if one["proven"]][-1]
     pinned = back_up("--kind hourly")["snapshot"]
     on(REPLICA, f"webstack backup pin {pinned} --reason 'before the move'")
@@ -162,6 +163,7 @@ def test_pinned_and_proven_backups_outlive_the_retention() -> None:
 
 def test_a_full_repository_makes_room_for_the_next_backup() -> None:
     """Nothing was removed but after a good run, so a full one stayed full."""
+    within_one_hour()
     # As after a retention that failed: of one hour the last one would be enough.
     pinned = back_up("--kind hourly")["snapshot"]
     on(REPLICA, f"webstack backup pin {pinned} --reason 'before the move'")

@@ -54,6 +54,13 @@ def back_up(options: str = "", host: str = REPLICA) -> dict[str, str]:
     return dict(part.split("=", 1) for part in lines[0].split()[2:])
 
 
+def within_one_hour(seconds: int = 120) -> None:
+    """Wait for the next hour where this one ends first: of each hour the retention keeps a backup."""
+    left = 3600 - time.time() % 3600
+    if left < seconds:
+        time.sleep(left + 1)
+
+
 def role(*extra: str) -> subprocess.CompletedProcess[str]:
     """The role alone, on the replica alone."""
     return play("backup_slave", "--tags=backup_slave", f"--limit={REPLICA}", *extra)

@@ -10,6 +10,7 @@ import pathlib
 import re
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -24,19 +25,19 @@ if TYPE_CHECKING:
 NO_ROOM = re.compile(r"no space left|quota exceeded|insufficient storage|not enough space|quotaexceeded", re.IGNORECASE)
 #: Bytes: some packs of restic, which it writes at the same time, and removes when they do not fit.
 CROWDED = 64 << 20
-#: A program that only waits uses no more of a processor (in hundredths of a second) in so many seconds.
-IDLE_TICKS, IDLE_SECONDS = 5, 300.0
+#: A program that only waits uses no more of a processor, in hundredths of a second, until it is ended.
+IDLE_TICKS = 5
+#: How long it may wait: for a network, and where the disk has no room, which is what restic 0.14 waits for in vain.
+IDLE_SECONDS, CROWDED_SECONDS = 300.0, 30.0
 
 
 class Full(Problem):
     """The repository has no room for what was to be stored."""
 
 
-def failure(disk: pathlib.Path | None, done: Done, hung: bool) -> Problem:
+def failure(disk: pathlib.Path | None, done: Done) -> Problem:
     """Return why a backup was not stored. restic 0.14 may panic or hang on a full disk, and says nothing of it then."""
     why = f"restic backup failed with {done.code}: {last_message(done.err)}"
-    if hung:
-        why = f"restic backup hung: it was ended after {IDLE_SECONDS:g} s without work"
     return Full(why) if NO_ROOM.search(done.err + done.out) or is_crowded(disk) else Problem(why)
 
 
@@ -81,21 +82,28 @@ def make_room(repository: Repository, retention: bool) -> None:
 
 
 @contextlib.contextmanager
-def ended_when_idle(seconds: float = IDLE_SECONDS) -> Iterator[list[int]]:
-    """Kill the programs that this process has started once they do nothing for so long; yield which."""
+def ended_when_idle(disk: pathlib.Path | None, step: float = 10.0) -> Iterator[list[float]]:
+    """Kill the programs that this process has started once they do nothing for too long; yield for how long they did.
+
+    Seldom, restic 0.14 waits for itself for ever on a full disk.
+    """
     over = threading.Event()
-    ended: list[int] = []
+    ended: list[float] = []
 
     def watch() -> None:
-        before = work()
-        while not over.wait(seconds):
-            now = work()
-            for process, ticks in now.items():
-                if process in before and ticks - before[process] <= IDLE_TICKS:
+        seen: dict[int, tuple[int, float]] = {}
+        while not over.wait(step):
+            now = time.monotonic()
+            patience = CROWDED_SECONDS if is_crowded(disk) else IDLE_SECONDS
+            for process, ticks in work().items():
+                before, since = seen.get(process, (ticks, now))
+                if ticks - before > IDLE_TICKS:
+                    before, since = ticks, now
+                seen[process] = before, since
+                if now - since >= patience:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(process, signal.SIGKILL)
-                        ended.append(process)
-            before = now
+                        ended.append(now - since)
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
