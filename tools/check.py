@@ -206,7 +206,8 @@ def report(outcome: Outcome, tally: Tally) -> None:
         word = "ok" if outcome.code == 0 else "FAILED"
         print(
             f"check: {check.name:<30} {word:<7}{passed:>4} passed {failed:>3} failed {outcome.wall:>6.1f} s,"
-            f" CPU {outcome.cpu:>6.1f} s, {outcome.engine_calls} engine calls, {outcome.plays} plays",
+            f" CPU {outcome.cpu:>6.1f} s, {outcome.engine_calls} engine calls, {outcome.plays} plays"
+            + (f", waited {outcome.waited:.0f} s for others" if outcome.waited >= 1 else ""),
             flush=True,
         )
         if longest := slowest(check.junit):

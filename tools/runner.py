@@ -53,6 +53,8 @@ class Outcome:
     cpu: float
     engine_calls: int
     plays: int
+    #: Seconds of its wall time in which others had their turn.
+    waited: float = 0.0
     #: Why it was ended, or empty.
     ended: str = ""
 
@@ -145,8 +147,13 @@ class Run:
                 )
         words = self.counts.read_text().split()
         cpu = self.cpu + self.hosts.seconds()
-        wall = time.monotonic() - started
-        return Outcome(self.check, code, wall, cpu, words.count("engine"), words.count("play"), self.ended)
+        wall, waited = time.monotonic() - started, self.waited()
+        return Outcome(self.check, code, wall, cpu, words.count("engine"), words.count("play"), waited, self.ended)
+
+    def waited(self) -> float:
+        """Seconds in which its tests waited for those of others."""
+        notes = (word.partition(":") for word in self.counts.read_text().split())
+        return sum(float(seconds) for name, _, seconds in notes if name == "waited" and seconds)
 
     def step(self, command: Sequence[str], out: IO[bytes], seconds: float) -> int:
         """Run a command, end it with all that it started when it takes longer; return its exit code."""
@@ -176,7 +183,7 @@ class Run:
             if pid:
                 break
             now = time.monotonic()
-            if now > started + seconds and not self.ended:
+            if now > started + seconds and not self.ended and now > started + seconds + self.waited():
                 self.ended = f"ended after {now - started:.0f} s"
                 end(self.mark)
             if now > looked + 10:

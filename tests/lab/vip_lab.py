@@ -231,7 +231,7 @@ def one_round(fault: Fault, interval: float = 0.005) -> Seen:
     wait_for_peers()
     seen = watch(lambda: fault.act(owner), fault.seconds, interval)
     back = watch(repair, 2.5, interval, before=0.2)
-    return {**seen, "owner": owner, "back_failed": back["failed"], "back_outage_ms": back["longest_outage_ms"]}
+    return {**seen, "owner": owner, **{f"back_{key}": back[key] for key in ("failed", "longest_outage_ms", "errors")}}
 
 
 def wait_for_peers(seconds: float = 15) -> None:

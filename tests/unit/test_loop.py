@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -80,6 +81,18 @@ def test_a_test_that_hangs_fails_by_its_name_and_the_others_run(tmp_path: pathli
     for name in ("test_program", "test_lock"):
         assert f"FAILED tests/test_hangs.py::{name} - Failed: took more than 1 s" in done.stdout
     assert done.stdout.count("cleaned up\n") >= 3
+
+
+def test_a_turn_says_how_long_it_was_waited_for(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEBSTACK_COUNTS", str(tmp_path / "counts"))
+    with ThreadPoolExecutor(1) as pool:
+        with turn(alone=True, folder=tmp_path):
+            other = pool.submit(lambda: turn(alone=False, folder=tmp_path).__enter__())
+            time.sleep(0.3)
+        other.result()
+    first, second = (float(line.partition(":")[2]) for line in (tmp_path / "counts").read_text().split())
+    assert first < 0.1
+    assert second > 0.25
 
 
 # --- turns ------------------------------------------------------------------------------------------
@@ -164,6 +177,12 @@ def test_what_takes_three_times_its_budget_is_ended_with_all_it_started(logs: pa
     assert outcome.code != 0
     assert outcome.ended
     assert gone((logs / "pid").read_text().strip())
+
+
+def test_the_time_that_others_took_is_not_the_checks(logs: pathlib.Path) -> None:
+    script = "echo waited:4.5 >>$WEBSTACK_COUNTS; sleep 1.5; echo done"
+    outcome = run([shell("patient", script)], {"patient": Budget(0.1, 1)})["patient"]
+    assert (outcome.code, outcome.ended, outcome.waited) == (0, "", 4.5)
 
 
 def test_an_interrupt_ends_what_runs_and_what_it_started(logs: pathlib.Path) -> None:
