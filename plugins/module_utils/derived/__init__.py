@@ -1,6 +1,7 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""What the roles make of their inputs: settings and lists of files. Each module is named after its role.
+"""What the roles make of their inputs: settings and lists of files. Each module is named after its role, or after
+what of a role it is about.
 
 Every function takes the variables of one host and returns the value of one variable of the role's vars/main.yml, which
 calls it by the lookup webstack.ha._derived. It asks for the variables that it needs and for no others: the rest may

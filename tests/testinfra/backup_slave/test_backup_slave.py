@@ -385,6 +385,10 @@ def test_restore_refuses_without_confirmation_or_backup() -> None:
     assert sql(PRIMARY, "SELECT @@gtid_current_pos, @@datadir") == before
 
 
+def number(gtid: str) -> int:
+    return int(gtid.rpartition("-")[2])
+
+
 def test_backup_drop_restore_compare() -> None:
     caught_up()
     expected = content(PRIMARY)
@@ -395,6 +399,7 @@ def test_backup_drop_restore_compare() -> None:
         "CREATE USER later@localhost IDENTIFIED BY 'x'; UPDATE site.notes SET text = 'changed' WHERE id % 7 = 0",
     )
     expected = content(PRIMARY)
+    (mark,) = document(on(PRIMARY, "webstack db mark 'before the drop' --json").stdout)["marks"]
     sql(PRIMARY, "DROP TABLE site.notes")
     sql(PRIMARY, "CREATE TABLE site.too_late (id INT PRIMARY KEY)")
     caught_up()
@@ -404,10 +409,14 @@ def test_backup_drop_restore_compare() -> None:
     # As the replica of a server of 10.11 writes it down.
     assert re.match(r"DROP TABLE (IF EXISTS )?`site`\.`notes`", text)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", moment)
+    # Two more of the mark's own. A replica marks nothing, and shows what has reached it.
+    assert [number(gtid) - number(mark["gtid"])] == [3], (gtid, mark)
+    assert document(on(REPLICA, "webstack db mark x --json").stdout)["marks"] == []
+    assert document(on(REPLICA, "webstack db marks --json").stdout)["marks"] == [mark]
 
     started = time.monotonic()
     done = play(
-        "backup_slave", "-e", f"backup_slave_restore_before={gtid}", "-e", "backup_slave_restore_confirm=true",
+        "backup_slave", "-e", f"backup_slave_restore_before={mark['gtid']}", "-e", "backup_slave_restore_confirm=true",
         book="playbooks/restore.yml",
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -563,6 +572,7 @@ def test_a_site_of_one_host_is_backed_up_and_restored(tmp_path: pathlib.Path) ->
     on(PRIMARY, "systemctl start webstack-backup-proof.service")
     assert [one["proven"] for one in snapshots(PRIMARY)][-1:] == [True]
     expected = content(PRIMARY)
+    (mark,) = document(on(PRIMARY, "webstack db mark 'before the drop' --json").stdout)["marks"]
     sql(PRIMARY, "DROP TABLE site.notes")
     done = restore(inventory=alone)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -81,6 +81,12 @@ def test_installed_copy_finds_nothing_to_change(tmp_path: pathlib.Path) -> None:
     assert not any(changes.values()), result.stdout[-6000:]
 
 
+def test_the_deploy_marked_the_moment_before_it_migrated() -> None:
+    for name in TIERS["db"]:
+        found = document(host(name).check_output("webstack db marks --json"))["marks"]
+        assert [re.sub(r" \S+ ", " ID ", mark["name"]) for mark in found][:1] == ["demo: ID migrates"], found
+
+
 def test_the_site_never_changes_the_ring_by_the_way() -> None:
     """One server that changed its ring alone would read what the others have replaced elsewhere."""
     result = playbook("playbooks/site.yml", "-e", "redis_shard_weight=3")

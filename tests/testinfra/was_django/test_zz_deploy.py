@@ -69,6 +69,18 @@ def test_a_build_that_fails_is_removed_everywhere() -> None:
 
 
 @pytest.mark.usefixtures("untouched")
+def test_without_a_way_back_nothing_is_migrated() -> None:
+    """One host has no database of ours, the other one does not exist."""
+    names = {name: on(name, "ls", f"{BASE}/releases") for name in SERVERS}
+    other = {"was_django_environment": {"BOARD_PLAIN": uuid.uuid4().hex}}
+    code, text = play(was_django_mark_hosts=["django-was2", "django-nobody"], **other)
+    assert code != 0
+    assert "no database host marked the moment before the migration, so nothing was migrated" in text, text
+    assert re.search(r"django-was2: webstack db\S* .*; django-nobody: gives no answer", text), text
+    assert {name: on(name, "ls", f"{BASE}/releases") for name in SERVERS} == names
+
+
+@pytest.mark.usefixtures("untouched")
 def test_a_page_that_fails_ends_the_deploy_before_its_first_request(tmp_path: pathlib.Path) -> None:
     """It imports, and its health address answers."""
     source = copied(tmp_path / "site")

@@ -81,6 +81,10 @@ def parser() -> Parser:
     add("recover", "undo an exchange of the data directory that was cut off (mariadb.service)")
     add("receive-wait", "wait until the backup is in use", SEED_SECONDS)
     add("watch", "follow the server's role (webstack-db.service)")
+    sub = add("mark", "name this moment on the writer: a restore can come back to just before it")
+    sub.add_argument("name", metavar="NAME", help="what is about to happen, for example 'before the import'")
+    for one in (sub, add("marks", "show the marks and their transactions, oldest first")):
+        one.add_argument("--json", action="store_true", help="as one JSON document")
     sub = add("drift", "compare the data of the two servers, from the writer's host", DRIFT_SECONDS)
     sub.add_argument("--nightly", action="store_true", help="unless the role switched it off")
     add("record", "note the options of this start (mariadb.service)")
@@ -203,6 +207,8 @@ def act(options: argparse.Namespace) -> int:
                 print("mysql_replication_drift_check is off")
             elif done := drift.compare(config, options.wait):
                 drift.told(done)
+        case "mark" | "marks":
+            tell_marks(config, options)
         case "record":
             from . import options as files
 
@@ -212,6 +218,24 @@ def act(options: argparse.Namespace) -> int:
 
             address.drop_address(config)
     return GOOD
+
+
+def tell_marks(config: Config, options: argparse.Namespace) -> None:
+    """Make a mark, or show those that there are."""
+    from . import marks
+
+    if options.command == "marks":
+        found = marks.marks(config)
+    else:
+        made = marks.mark(config, options.name)
+        found = [made] if made else []
+    if options.json:
+        done = options.command == "mark" and bool(found)
+        print(json.dumps(document({}, done, marks=[one._asdict() for one in found])))
+    elif options.command == "mark" and not found:
+        print("this server is a replica: the writer's host marks")
+    else:
+        print("\n".join(marks.lines(found)))
 
 
 def show(config: Config, options: argparse.Namespace) -> int:
