@@ -84,7 +84,7 @@ def test_installed_copy_finds_nothing_to_change(tmp_path: pathlib.Path) -> None:
 def test_the_deploy_marked_the_moment_before_it_migrated() -> None:
     for name in TIERS["db"]:
         found = document(host(name).check_output("webstack db marks --json"))["marks"]
-        assert [re.sub(r" \S+ ", " ID ", mark["name"]) for mark in found][:1] == ["demo: ID migrates"], found
+        assert [re.sub(r" \S+ ", " ID ", mark["name"]) for mark in found][:1] == ["site: ID migrates"], found
 
 
 def test_the_site_never_changes_the_ring_by_the_way() -> None:
