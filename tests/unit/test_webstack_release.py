@@ -452,6 +452,94 @@ def test_an_environment_that_cannot_be_made_leaves_none_behind(site: Any, python
     assert (site.release("a") / "venv/bin/pip").is_file()
 
 
+def complete(site: Any, identity: str, python: pathlib.Path, words: list[str] | None = None, **files: str) -> list[str]:
+    """Build a release whose source has these files, as far as its packages; pip leaves a file of its name."""
+    site.begin(identity)
+    for name, text in files.items():
+        (site.release(identity) / "src" / f"{name}.txt").write_text(text)
+    said: list[str] = site.environment(identity, str(python), ["--requirement=base.txt"] if words is None else words)
+    (site.release(identity) / "venv/lib/python3/site-packages" / identity).touch()
+    (site.release(identity) / ".finished").touch()
+    return said
+
+
+def packages(site: Any, identity: str) -> set[str]:
+    return {path.name for path in (site.release(identity) / "venv/lib/python3/site-packages").iterdir()}
+
+
+BASE = "django==5.2 # the LTS\n-r more.txt\n"
+
+
+def test_a_release_that_asks_for_the_same_packages_gets_copies(site: Any, python: pathlib.Path) -> None:
+    complete(site, "a", python, base=BASE, more="redis>=5,<9 \\\n  --hash=sha256:0\n")
+    said = complete(site, "b", python, base="# hello\n" + BASE, more="redis>=5,<9 --hash=sha256:0", own="x")
+    assert said == ["made the environment of b as that of a"]
+    assert packages(site, "b") == {"pip", "a", "b"}
+    assert packages(site, "a") == {"pip", "a"}
+    made = site.release("b") / "venv"
+    assert (made / "bin/pip").read_text() == f"#!{made}/bin/python\n"
+    assert (made / "pyvenv.cfg").read_text() == f"command = python -m venv {made}\n"
+    # Who wants all anew says so, and a release that never became complete has nothing to give.
+    site.begin("c")
+    assert site.environment("c", str(python)) == ["made the environment of c"]
+    for identity in ("a", "b"):
+        (site.release(identity) / ".finished").unlink()
+    assert complete(site, "d", python, base=BASE, more="redis>=5,<9 --hash=sha256:0") == ["made the environment of d"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"base": BASE + "celery"}, None),
+        ({"more": "redis==6"}, None),
+        ({}, ["--requirement=base.txt", "celery"]),
+        ({}, ["--requirement=base.txt", "--index-url", "https://other.example"]),
+    ],
+)
+def test_another_requirement_is_installed_anew(
+    site: Any, python: pathlib.Path, changes: dict[str, str], words: list[str] | None
+) -> None:
+    complete(site, "a", python, base=BASE, more="redis")
+    complete(site, "b", python, words, **{"base": BASE, "more": "redis"} | changes)
+    assert packages(site, "b") == {"pip", "b"}
+
+
+def test_another_python_installs_anew(site: Any, python: pathlib.Path) -> None:
+    complete(site, "a", python, base="django")
+    (python.parent / "ingredients").write_text("3.14, pip 25\n")
+    complete(site, "b", python, base="django")
+    assert packages(site, "b") == {"pip", "b"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["-e .", "--editable=.", ".", "./lib", "/opt/lib", "lib/", "file:lib", "git+https://a.example/x@main", "x.whl",
+     "x @ https://a.example/x.zip", "x@https://a.example/x.zip", "-r https://a.example/r.txt", "-r ../outside.txt",
+     "-c missing.txt", "--unknown-option", "lib/x.tar.gz; python_version > '3'"],
+)  # fmt: skip
+def test_what_may_be_something_else_tomorrow_is_installed_anew(site: Any, python: pathlib.Path, line: str) -> None:
+    for identity in ("a", "b"):
+        complete(site, identity, python, base=f"django\n{line}\n")
+        assert packages(site, identity) == {"pip", identity}, line
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["django", "Django~=5.2", "celery[redis,msgpack]>=5", "tomli; python_version < '3.11'", "a==1.0 --hash=sha256:00",
+     "zope.interface (>=5)", "--index-url https://pypi.example/simple", "-i https://pypi.example", "--no-binary :all:",
+     "--require-hashes", "--extra-index-url=https://a:b@pypi.example"],
+)  # fmt: skip
+def test_what_is_asked_for_by_name_is_copied(site: Any, python: pathlib.Path, line: str) -> None:
+    for identity in ("a", "b"):
+        complete(site, identity, python, base=f"{line}\n")
+    assert packages(site, "b") == {"pip", "a", "b"}, line
+
+
+def test_requirements_that_name_themselves_are_refused(site: Any, python: pathlib.Path) -> None:
+    with pytest.raises(Problem, match=r"base\.txt names itself"):
+        complete(site, "a", python, base="-r more.txt", more="-r base.txt")
+
+
 def test_a_real_environment_runs_its_own_pip(site: Any) -> None:
     site.begin("a")
     site.environment("a", getattr(sys, "_base_executable", sys.executable))

@@ -253,12 +253,9 @@ def manage(role: Role) -> str:
     return "-m django" if command == "django-admin" else f'"$release/src/{command}"'
 
 
-def pip_command(role: Role) -> list[str]:
-    """Return the command that installs what the application requires."""
+def pip_words(role: Role) -> list[str]:
+    """Return what pip is asked for: what the application requires."""
     return [
-        *role["__was_django_step"],
-        f"{role['__was_django_release_path']}/venv/bin/pip",
-        *("install", "--quiet", "--no-input", "--disable-pip-version-check"),
         *role["was_django_pip_arguments"],
         *(f"--requirement={name}" for name in role["was_django_requirement_files"]),
         *role["was_django_driver_packages"],

@@ -12,12 +12,16 @@ import re
 import shutil
 import stat
 import time
+from collections.abc import Sequence
 
 from ..core import lock
 from ..core.errors import Problem
+from .packages import digest
 from .site import CONFIGURATION, MARKER, Site, refuse
 from .surroundings import build
 
+#: Of a release: for what its packages were asked.
+PACKAGES = ".packages"
 #: How long a build waits for another one of the same application, which makes an environment.
 LOCK_SECONDS = 600
 # What an empty virtual environment is made of: this Python, and the files that bring pip.
@@ -82,35 +86,49 @@ class Builder(Site):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         return bool(left)
 
-    def empty_environment(self, python: str) -> pathlib.Path:
+    def empty_environment(self, python: str, key: str) -> pathlib.Path:
         """Return a virtual environment with nothing but pip in it. All releases copy it, since making one is slow.
 
         Nothing is ever installed there. With another Python, or other files of pip, another one is made.
         """
-        key = hashlib.sha256(build(python, "-I", "-c", INGREDIENTS).encode()).hexdigest()[:16]
-        kept = self.base / f".environment-{key}"
+        kept = self.base / f".environment-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         if not kept.is_dir():
             for old in self.base.glob(".environment-*"):
                 shutil.rmtree(old)
             # It gets its own name only when it is complete and on the disk.
-            new = self.base / f".environment-{key}.{os.getpid()}"
+            new = self.base / f"{kept.name}.{os.getpid()}"
             build(python, "-m", "venv", str(new / "venv"))
             os.sync()
             new.rename(kept)
         return kept / "venv"
 
-    def environment(self, identity: str, python: str) -> list[str]:
-        """Make the virtual environment of a release: a copy of the empty one, with the copy's path in its files."""
+    def environment(self, identity: str, python: str, words: Sequence[str] | None = None) -> list[str]:
+        """Make the virtual environment of a release: a copy, with the copy's path in its files.
+
+        It is of the newest complete release that asks pip for the very same packages by these words, else of the
+        empty one. pip looks at it afterwards all the same.
+        """
         made = self.release(identity) / "venv"
         # Another run may be making it, or doing away with an older one.
         with lock.hold("environment", f"the environment of {identity}", LOCK_SECONDS, CONFIGURATION / self.name):
-            empty = self.empty_environment(python)
-            shutil.copytree(empty, made, symlinks=True)
-        here = re.compile(re.escape(os.fsencode(empty.parent)) + rb"(?:\.[0-9]+)?/venv")
+            ingredients = build(python, "-I", "-c", INGREDIENTS)
+            asked = "" if words is None else digest(ingredients, words, self.release(identity) / "src")
+            like = next((one for one in self.finished() if asked and self._packages(one) == asked), "")
+            origin = self.release(like) / "venv" if like else self.empty_environment(python, ingredients)
+            shutil.copytree(origin, made, symlinks=True)
+        # The empty one was made under another name than it has now.
+        here = re.compile(re.escape(os.fsencode(origin.parent)) + (b"" if like else rb"(?:\.[0-9]+)?") + rb"/venv\b")
         for path in (made / "pyvenv.cfg", *(made / "bin").iterdir()):
             if path.is_file() and not path.is_symlink():
                 path.write_bytes(here.sub(lambda _: os.fsencode(made), path.read_bytes()))
-        return [f"made the environment of {identity}"]
+        if asked:
+            (self.release(identity) / PACKAGES).write_text(asked)
+        return [f"made the environment of {identity}" + (f" as that of {like}" if like else "")]
+
+    def _packages(self, identity: str) -> str:
+        """Return what the packages of a complete release were asked for by, if they may be had again."""
+        file = self.release(identity) / PACKAGES
+        return file.read_text() if file.is_file() else ""
 
     def finish(self, identity: str) -> list[str]:
         """Put the static files of all kept releases into one directory, then mark this release as complete."""

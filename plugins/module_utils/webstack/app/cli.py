@@ -8,8 +8,10 @@
                                         have the turn to deploy; refused (75) while somebody else has it
   webstack app NAME unlock [TOKEN]      end that turn; without a token whosever it is
   webstack app NAME begin ID            make a fresh place for a release, without what an earlier build left there
-  webstack app NAME environment ID PYTHON
-                                        make the virtual environment of a release
+  webstack app NAME environment ID PYTHON [--copy]
+                                        make the virtual environment of a release; with --copy as that of a complete one
+                                        whose packages were asked for by the same words of pip (a list in JSON, on
+                                        standard input)
   webstack app NAME run COMMAND...      run a step of the build, with a umask and an environment that never differ
   webstack app NAME finish ID           mark a built release as complete
   webstack app NAME discard ID          remove a build that failed
@@ -29,6 +31,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,6 +69,7 @@ def parser() -> Parser:
     environment = commands.add_parser("environment", help="make the virtual environment of a release")
     environment.add_argument("id")
     environment.add_argument("python")
+    environment.add_argument("--copy", action="store_true", help="that of a release with the same packages")
     commands.add_parser("run", help="run a step of the build").add_argument("words", nargs=argparse.REMAINDER)
     finish = commands.add_parser("finish", help="mark a release as complete")
     finish.add_argument("id")
@@ -119,7 +123,7 @@ def change(site: Application, options: argparse.Namespace) -> list[str]:
             history.describe(site, options.id, options.version, holder)
             return done
         case "environment":
-            return site.environment(options.id, options.python)
+            return site.environment(options.id, options.python, json.load(sys.stdin) if options.copy else None)
         case "finish":
             return site.finish(options.id)
         case "discard":
