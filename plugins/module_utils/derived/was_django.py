@@ -253,6 +253,13 @@ def manage(role: Role) -> str:
     return "-m django" if command == "django-admin" else f'"$release/src/{command}"'
 
 
+def pip_command(role: Role) -> list[str]:
+    """Return the command that installs what the application requires."""
+    program = f"{role['__was_django_release_path']}/venv/bin/pip"
+    options = ("install", "--quiet", "--no-input", "--disable-pip-version-check")
+    return [*role["__was_django_step"], program, *options, *pip_words(role)]
+
+
 def pip_words(role: Role) -> list[str]:
     """Return what pip is asked for: what the application requires."""
     return [
