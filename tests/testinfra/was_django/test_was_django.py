@@ -384,7 +384,9 @@ def roll(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Roll]:
     old = status("django-was1")["current"]
     style = re.findall(r'href="(/static/board/board\.[0-9a-f]{12}\.css)"', get(ONE)["body"])[0]
     with strict_python() as python, Loop() as loop:
-        code, text = play(was_django_source={"path": str(source)}, ansible_python_interpreter=python)
+        # All is installed anew, since installing is what a umask gets into.
+        words = {"was_django_source": {"path": str(source)}, "was_django_reuse_packages": False}
+        code, text = play(**words, ansible_python_interpreter=python)
     yield Roll(source, old, status("django-was1")["current"], style, code, text, loop.results)
     for name in SERVERS:
         on(name, "webstack", "app", "board", "activate", old)

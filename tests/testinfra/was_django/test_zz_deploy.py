@@ -172,6 +172,13 @@ def test_commands_after_a_migration_run_once_for_a_release() -> None:
             on(name, "sh", "-c", "cat /var/tmp/webstack-ran 2>/dev/null || true", good=False) for name in SERVERS
         ]
         assert counted == ["x", ""]
+        # It asks for the same packages as the old one: these are copies, and nothing was installed.
+        file = "venv/lib/python3*/site-packages/django/shortcuts.py"
+        for name in SERVERS:
+            assert status(name)["current"] != old
+            written = on(name, "sh", "-c", f"stat -c %Y {BASE}/releases/{old}/{file} {BASE}/current/{file}").split()
+            assert len(written) == 2
+            assert len(set(written)) == 1, "installed anew"
     finally:
         for name in SERVERS:
             on(name, "rm", "-f", "/var/tmp/webstack-ran")
