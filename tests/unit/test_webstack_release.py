@@ -379,6 +379,58 @@ def test_a_step_of_a_build_keeps_its_exit_code_and_its_arguments() -> None:
     assert (done.returncode, done.stdout) == (7, "--quiet\n")
 
 
+# --- what the journal has ---------------------------------------------------------------------------
+
+ENTRY = {"__REALTIME_TIMESTAMP": "1796000000000123", "MESSAGE": "request 5f1c: ValueError"}
+
+
+def test_lines_about_a_request_are_asked_of_the_journal(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    asked: list[str] = []
+
+    def journal(*command: str, **_options: Any) -> Done:
+        asked[:] = command
+        odd = {**ENTRY, "MESSAGE": [0x41, 0xFF]}, {"__REALTIME_TIMESTAMP": "1796000000000124", "MESSAGE": None}
+        return Done(command, 0, "\n".join(json.dumps(one) for one in (ENTRY, *odd)), "")
+
+    monkeypatch.setattr(release, "run", journal)
+    assert release.main(["shop", "logs", "--request", "5f1c", "--since=-1h"]) == 0
+    first = "2026-11-30 00:53:20.000123  "
+    assert (
+        capsys.readouterr().out == f"{first}request 5f1c: ValueError\n{first}A\ufffd\n{first.replace('123', '124')}\n"
+    )
+    assert asked[-4:] == ["--identifier=shop", "--since=-1h", "--grep=\\b5f1c\\b", "--case-sensitive=true"]
+    assert release.main(["shop", "logs", "--lines=7", "--json"]) == 0
+    assert [one["text"] for one in json.loads(capsys.readouterr().out)["lines"]][:1] == ["request 5f1c: ValueError"]
+    assert asked[-2:] == ["--identifier=shop", "--lines=7"]
+
+
+@pytest.mark.parametrize("request_id", ["a b", "x;y", "-" * 65, "a.*", "a\n"])
+def test_what_is_no_id_of_a_request_is_refused(monkeypatch: pytest.MonkeyPatch, request_id: str) -> None:
+    monkeypatch.setattr(release, "run", lambda *_command, **_options: pytest.fail("the journal was asked"))
+    with pytest.raises(Problem, match="is no id of a request"):
+        release.main(["shop", "logs", f"--request={request_id}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said", "good"),
+    [
+        (["--request=5f1c"], 1, "", True),  # no line has it
+        (["--request=5f1c"], 1, "Compiled without pattern matching support", False),
+        (["--since=yesteryear"], 1, "Failed to parse timestamp: yesteryear", False),
+        ([], 1, "", False),
+    ],
+)
+def test_a_journal_that_cannot_be_read_is_not_an_empty_one(
+    monkeypatch: pytest.MonkeyPatch, words: list[str], code: int, said: str, good: bool
+) -> None:
+    monkeypatch.setattr(release, "run", lambda *command, **_options: Done(command, code, "", said))
+    if good:
+        assert release.main(["shop", "logs", *words]) == 0
+    else:
+        with pytest.raises(Problem, match=f"the journal cannot be read: {said}"):
+            release.main(["shop", "logs", *words])
+
+
 # --- virtual environments ---------------------------------------------------------------------------
 
 #: Stands for a Python: what it is made of, and an environment that names its own place, as pip's program does.

@@ -247,6 +247,17 @@ def release_table(role: Role) -> list[str]:
     return table.table(rows).splitlines()
 
 
+def log_lines(role: Role) -> list[str]:
+    """Return what the hosts of the run have in their journals, by time."""
+    found = []
+    for host in role["ansible_play_hosts"]:
+        for line in json.loads(role["hostvars"][host]["__was_django_told"]["stdout"])["lines"]:
+            found.append((line["time"], host, line["text"]))
+    request = role["__was_django_request"]
+    said = f"no journal of {', '.join(role['ansible_play_hosts'])} has a line about the request {request}"
+    return ["  ".join(line) for line in sorted(found, key=lambda one: one[0])] or [said if request else "no lines"]
+
+
 def manage(role: Role) -> str:
     """Return the management program, as manage.sh.j2 calls it."""
     command = role["was_django_manage_command"]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import pathlib
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from test_was_django import ONE, SCENARIO, SERVERS, Loop, ansible, copied, get, on, play, processes, status
+from test_was_django import ONE, SCENARIO, SERVERS, TWO, Loop, ansible, copied, get, on, play, processes, status, visit
 
 BASE = "/srv/webstack/board"
 
@@ -155,6 +156,22 @@ def test_the_playbooks_deploy_show_and_put_back() -> None:
     code, text = playbook("manage")
     assert code != 0
     assert "say which command" in text
+
+
+def test_a_failed_request_is_found_by_the_id_of_its_answer() -> None:
+    for server, name in ((ONE, "django-was1"), (TWO, "django-was2")):
+        identity = uuid.uuid4().hex
+        asked = {"server": server, "path": f"/lab/fail?mark=of-{name}", "headers": {"X-Request-ID": identity}}
+        assert visit(asked)[0]["status"] == 500
+        # The line reaches the journal a moment later.
+        time.sleep(1)
+        code, text = playbook("logs", request=identity)
+        assert code == 0, text
+        lines = [line for line in text.splitlines() if identity in line]
+        assert any(f"ValueError: a failure of the lab of-{name}" in line for line in lines), text
+        assert all(re.search(rf"\d\d:\d\d:\d\d\.\d{{6}}  {name}  ", line) for line in lines), text
+    code, text = playbook("logs", request="0" * 32)
+    assert "no journal of django-was1, django-was2 has a line about the request 000" in text, text
 
 
 def test_commands_after_a_migration_run_once_for_a_release() -> None:

@@ -616,6 +616,18 @@ def test_all_requirements_are_resolved_together() -> None:
     assert command[-5:] == ["--pre", "--requirement=a.txt", "--requirement=b.txt", "mysqlclient", "x"]
 
 
+def test_the_lines_of_all_hosts_stand_by_time() -> None:
+    def told(*lines: tuple[str, str]) -> dict[str, Any]:
+        said = json.dumps({"lines": [{"time": moment, "text": text} for moment, text in lines]})
+        return {"__was_django_told": {"stdout": said}}
+
+    hosts: dict[str, Any] = {"was1": told(("10:02", "b"), ("10:02", "a")), "was2": told(("10:01", "c"))}
+    asked: Any = {"ansible_play_hosts": ["was1", "was2"], "hostvars": hosts, "__was_django_request": "5f1c"}
+    assert was_django.log_lines(asked) == ["10:01  was2  c", "10:02  was1  b", "10:02  was1  a"]
+    hosts |= {"was1": told(), "was2": told()}
+    assert was_django.log_lines(asked) == ["no journal of was1, was2 has a line about the request 5f1c"]
+
+
 def test_files_of_the_application() -> None:
     files = by_path(was_django.files(application()))
     assert files["/ca.pem"]["content"] == "CA"

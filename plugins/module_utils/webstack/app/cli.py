@@ -4,6 +4,8 @@
 
   webstack app NAME status              what is here and what runs, as JSON; changes nothing
   webstack app NAME releases [--json]   which releases are here: version, when, by whom, whether they are healthy
+  webstack app NAME logs [--request ID] [--since TIME] [--lines N] [--json]
+                                        what the journal has of a request, or the last lines of it
   webstack app NAME lock HOLDER TOKEN [--seconds N]
                                         have the turn to deploy; refused (75) while somebody else has it
   webstack app NAME unlock [TOKEN]      end that turn; without a token whosever it is
@@ -39,7 +41,7 @@ from ..core.arguments import Parser
 from ..core.errors import GOOD
 from ..core.summary import Summary, document
 from ..core.table import table
-from . import history, turn
+from . import history, logs, turn
 from .application import Application
 from .summary import findings_of
 from .surroundings import surroundings
@@ -58,6 +60,11 @@ def parser() -> Parser:
     status.add_argument("--json", action="store_true", help="the one form that there is")
     releases = commands.add_parser("releases", help="which releases are here")
     releases.add_argument("--json", action="store_true")
+    told = commands.add_parser("logs", help="what the journal has")
+    told.add_argument("--request", default="", metavar="ID", help="all of this one; the answer's X-Request-ID")
+    told.add_argument("--since", default="", metavar="TIME", help="as journalctl takes it")
+    told.add_argument("--lines", type=int, default=logs.LINES, metavar="N", help="the last so many (%(default)s)")
+    told.add_argument("--json", action="store_true")
     take = commands.add_parser("lock", help="have the turn to deploy")
     take.add_argument("holder")
     take.add_argument("token")
@@ -101,6 +108,9 @@ def main(arguments: Sequence[str]) -> int:
                 json.dumps(document({}, host=os.uname().nodename, releases=found)) if options.json else listing(found)
             )
             return GOOD
+        case "logs":
+            tell(options)
+            return GOOD
         case "run":
             os.execvpe(options.words[0], options.words, surroundings())
         case "lock":
@@ -130,6 +140,15 @@ def change(site: Application, options: argparse.Namespace) -> list[str]:
             return site.discard(options.id)
         case _:
             return site.activate(options.id, holder, ask=not options.unchecked)
+
+
+def tell(options: argparse.Namespace) -> None:
+    found = logs.lines(options.name, options.request, options.since, options.lines)
+    if options.json:
+        told = [one._asdict() for one in found]
+        print(json.dumps(document({}, host=os.uname().nodename, lines=told)))
+    else:
+        print("".join(f"{one.time}  {one.text}\n" for one in found), end="")
 
 
 def listing(found: list[dict[str, Any]]) -> str:
