@@ -126,8 +126,8 @@ class Repository:
         environment.update({key: str(value) for key, value in secrets.items()})
         return self.tools.gently("restic", *arguments, more=environment, cwd=cwd, text=text)
 
-    def write(self, *arguments: str, cwd: pathlib.Path | None = None, text: str | None = None) -> Done:
-        """Run a restic that writes into the repository, and end it where it only waits."""
+    def watched(self, *arguments: str, cwd: pathlib.Path | None = None, text: str | None = None) -> Done:
+        """Run a restic that writes into the repository, be it a lock alone, and end it where it only waits."""
         with ended_when_idle(self.disk()) as ended:
             done = self.restic(*arguments, cwd=cwd, text=text)
         for seconds in ended:
@@ -193,14 +193,14 @@ class Repository:
         run = f"run={stamp()}-{os.getpid()}"
         arguments = [word for tag in (*tags, run) for word in ("--tag", tag)]
         try:
-            done = self.write(
+            done = self.watched(
                 "backup", "--json", "--quiet", "--host", socket.gethostname(), *arguments, ".", cwd=directory
             )
             # 3 means that some files could not be read. restic keeps such a snapshot; we remove it.
             snapshot = new_snapshot(done.out)
             if done.code != 0 or snapshot is None:
                 raise failure(self.disk(), done)
-            done = self.restic("check", "--quiet", *self.retry_lock())
+            done = self.watched("check", "--quiet", *self.retry_lock())
             if done.code != 0:
                 raise Problem(f"restic check failed with {done.code}: {last_message(done.err or done.out)}")
         except BaseException:
@@ -213,7 +213,7 @@ class Repository:
         return snapshot
 
     def must(self, *words: str, text: str | None = None) -> None:
-        done = self.write(*words, *self.retry_lock(), text=text)
+        done = self.watched(*words, *self.retry_lock(), text=text)
         if done.code != 0:
             raise Problem(last_message(done.err or done.out))
 
@@ -275,7 +275,7 @@ class Repository:
         """Store them. Older ones go with the next retention."""
         notes.only(str(one["id"]) for one in snapshots)
         words = ("backup", "--quiet", "--host", "notes", "--tag", self.notes_tag, "--stdin", "--stdin-filename", NOTES)
-        done = self.write(*words, *self.retry_lock(), text=notes.encode())
+        done = self.watched(*words, *self.retry_lock(), text=notes.encode())
         if done.code != 0:
             raise Problem(f"the notes of pins and proofs cannot be stored: {last_message(done.err or done.out)}")
 
