@@ -324,6 +324,22 @@ def test_whatever_goes_wrong_the_waiting_play_hears_it(host: Host) -> None:
         db.receive_wait(1)
 
 
+@pytest.mark.parametrize("some", [True, False])
+def test_a_copy_of_which_nothing_came_is_told_from_one_that_broke(host: Host, some: bool) -> None:
+    def pipeline(_commands: Any, _log: pathlib.Path, _seconds: float) -> None:
+        if some:
+            (host.stage / "ibdata1").touch()
+        raise Problem("socat ended with 1")
+
+    host.monkeypatch.setattr(db, "pipeline", pipeline)
+    host.monkeypatch.setattr(db, "tls_end", lambda *_: "")
+    host.config.seed_port = 4444
+    with pytest.raises(Problem, match="socat ended with 1" if some else "nothing came: socat ended with 1"):
+        db.receive_run(host.config, "db1", True, 60)
+    assert json.loads(db.SEED_RESULT.read_text())["came"] is some
+    assert host.is_untouched()
+
+
 def test_a_seed_has_one_limit_for_the_copy_and_what_is_done_with_it(host: Host) -> None:
     limits: list[float] = []
 

@@ -415,19 +415,55 @@ SEEDS = arbiter.Decision("seeds", "its data is of epoch 2", (arbiter.Do.SEED,))
 
 def test_a_replica_asks_and_the_writer_sends_once(seeding: Seeding) -> None:
     replica, writer, store = seeding.of("db2"), seeding.of("db1"), seeding.site.store
-    assert replica.instead(SEEDS) == SEEDS
+    assert replica.instead(SEEDS, "") == SEEDS
     replica.begin()
     assert seeding.did == ["receive from db1 aside=True within 60"]
     asked = store.held[board.SEED][0]
     for _ in range(2):
         writer.answer(asked)
     assert [one.partition("webstack db ")[2] for one in seeding.sent] == ["send --to=db2 --wait=60"]
-    waits = replica.instead(SEEDS)
+    waits = replica.instead(SEEDS, "")
     assert (waits.rule, waits.actions) == ("needs_seed", ())
     assert waits.why == "its data is of epoch 2; a copy of db1 is on its way"
     seeding.active.clear()
-    replica.instead(arbiter.Decision("follows", "follows db1"))
+    replica.instead(arbiter.Decision("follows", "follows db1"), "")
     assert board.SEED not in store.held
+
+
+def test_what_was_asked_is_asked_again_when_it_went_with_the_lease(seeding: Seeding) -> None:
+    """On a busy host the receiver took longer to start than a lease lasts: it waited, and nobody was asked."""
+    replica, writer, store = seeding.of("db2"), seeding.of("db1"), seeding.site.store
+    store.away = True
+    with pytest.raises(Problem, match="no member answers"):
+        replica.begin()
+    assert seeding.did == ["receive from db1 aside=True within 60"]
+    for away in (True, False):
+        store.away = away
+        replica.looked = (0.0, "")
+        assert replica.instead(SEEDS, "").why == "its data is of epoch 2; a copy of db1 is on its way"
+    asked, revision = store.held[board.SEED]
+    writer.answer(asked)
+    # What stands there is not written again, and what went later is the same asking: nobody sends twice.
+    replica.looked = (0.0, "")
+    replica.instead(SEEDS, asked)
+    assert store.held[board.SEED] == (asked, revision)
+    del store.held[board.SEED]
+    replica.looked = (0.0, "")
+    replica.instead(SEEDS, "")
+    writer.answer(store.held[board.SEED][0])
+    assert store.held[board.SEED][0] == asked
+    assert len(seeding.sent) == 1
+
+
+def test_an_asking_waits_until_the_sender_of_an_earlier_one_has_ended(seeding: Seeding) -> None:
+    writer = seeding.of("db1")
+    seeding.active.add("webstack-db-send.service")
+    asked = json.dumps({"to": "db2", "id": "1"})
+    writer.answer(asked)
+    assert seeding.sent == []
+    seeding.active.clear()
+    writer.answer(asked)
+    assert len(seeding.sent) == 1
 
 
 def test_nobody_is_asked_for_a_copy_that_a_person_has_begun(seeding: Seeding) -> None:
@@ -436,7 +472,7 @@ def test_nobody_is_asked_for_a_copy_that_a_person_has_begun(seeding: Seeding) ->
     replica = seeding.of("db2")
     replica.begin()
     assert board.SEED not in seeding.site.store.held
-    assert replica.instead(SEEDS).why == "its data is of epoch 2; a copy of db1 is on its way"
+    assert replica.instead(SEEDS, "").why == "its data is of epoch 2; a copy of db1 is on its way"
 
 
 def test_another_asking_is_another_copy(seeding: Seeding) -> None:
@@ -462,9 +498,12 @@ def test_what_the_writer_does_not_send(seeding: Seeding) -> None:
     ("outcome", "age", "words"),
     [
         (None, 0, ""),
-        ({"ok": True}, 60, "the last seed ended; the next one begins 10 minutes after it"),
-        ({"ok": False, "error": "no room"}, 60, "the last seed failed: no room; the next one begins 10 minutes"),
+        ({"ok": True}, 60, "the last seed ended; the next one begins 10 min after it"),
+        ({"ok": False, "error": "no room"}, 60, "the last seed failed: no room; the next one begins 10 min after it"),
         ({"ok": False, "error": "no room"}, 700, ""),
+        # It has moved nothing, and cost nothing.
+        ({"ok": False, "error": "nothing came: x", "came": False}, 20, "x; the next one begins 30 s after it"),
+        ({"ok": False, "error": "nothing came: x", "came": False}, 40, ""),
     ],
 )
 def test_seeds_do_not_follow_each_other(
@@ -473,14 +512,14 @@ def test_seeds_do_not_follow_each_other(
     if outcome is not None:
         seeding.result.write_text(json.dumps(outcome))
         os.utime(seeding.result, (time.time() - age, time.time() - age))
-    found = seeding.of("db2").instead(SEEDS)
+    found = seeding.of("db2").instead(SEEDS, "")
     assert words in found.why
     assert bool(found.actions) == (not words)
 
 
 def test_without_the_permission_a_person_seeds(seeding: Seeding) -> None:
     seeding.site.config.reseeds = False
-    found = seeding.of("db2").instead(SEEDS)
+    found = seeding.of("db2").instead(SEEDS, "")
     assert (found.rule, found.actions) == ("needs_seed", ())
     assert "seed it from db1 (playbook reseed.yml)" in found.why
 
@@ -491,7 +530,7 @@ def test_what_the_receiver_refuses_is_asked_of_nobody_and_not_tried_at_every_loo
     with pytest.raises(Problem, match="3 MiB free"):
         replica.begin()
     assert board.SEED not in seeding.site.store.held
-    waits = replica.instead(SEEDS)
+    waits = replica.instead(SEEDS, "")
     assert (waits.rule, waits.actions) == ("needs_seed", ())
     assert "3 MiB free" in waits.why
 
@@ -502,7 +541,7 @@ def test_the_end_of_a_seed_is_no_trouble_without_the_store(seeding: Seeding) -> 
     seeding.active.clear()
     seeding.site.store.away = True
     follows = arbiter.Decision("follows", "follows db1")
-    assert replica.instead(follows) == follows
+    assert replica.instead(follows, "") == follows
 
 
 def test_the_agent_seeds_an_empty_directory_and_the_other_one_answers(

@@ -58,7 +58,7 @@ def test_a_replica_that_diverged_is_seeded_once_in_ten_minutes(replica: str) -> 
     diverged_again = "SET sql_log_bin = 0; DELETE FROM site.copied WHERE id = 2"
     sql(replica, diverged_again)
     sql(writer(), "DELETE FROM site.copied WHERE id = 2")
-    sentence = "the next one begins 10 minutes after it"
+    sentence = "the next one begins 10 min after it"
     until(lambda: sentence in agent(replica)["why"], 20, sentence)
     assert sentence in " ".join(attempt(replica, "webstack", "status").stdout.split())
     # A person need not wait.

@@ -27,7 +27,8 @@ NO_ROOM = re.compile(r"no space left|quota exceeded|insufficient storage|not eno
 CROWDED = 64 << 20
 #: A program that only waits uses no more of a processor, in hundredths of a second, until it is ended.
 IDLE_TICKS = 5
-#: How long it may wait: for a network or ten minutes for a lock, and where the disk has no room, which is what restic 0.14 waits for in vain.
+#: How long it may wait: for a network, or ten minutes for a lock; and where the disk has no room, for which restic 0.14
+#: waits in vain.
 IDLE_SECONDS, CROWDED_SECONDS = 900.0, 30.0
 
 

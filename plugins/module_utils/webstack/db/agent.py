@@ -127,7 +127,7 @@ class Agent:
         # Nobody who suspends the agents wants a second writer.
         if self.suspended and decision.rule != "deposed":
             decision = Decision("suspended", f"suspended on {self.suspended}: 'webstack db suspend off' ends it")
-        decision = self.seeder.instead(decision)
+        decision = self.seeder.instead(decision, self.reading.seed)
         self.news.note(decision, own, self.reading, self.suspended)
         done = 0
         if decision.rule == "unread" and time.monotonic() - self.began < BOOT_SECONDS:

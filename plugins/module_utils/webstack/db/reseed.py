@@ -15,6 +15,7 @@ import time
 from ..core.errors import Problem
 from ..core.run import run
 from ..core.say import say
+from ..core.table import age
 from ..pure.arbiter import Decision, Do
 from . import seed
 from .board import SEED, Board
@@ -25,7 +26,7 @@ from .transfer import data_size
 SENDER = "webstack-db-send"
 #: A seed that was not the last one of the trouble is not tried for ever: each leaves a copy of the old data behind.
 REST_SECONDS = 600
-#: What keeps a seed from beginning, such as a full disk, seldom goes by itself.
+#: What keeps a seed from beginning, such as a full disk, seldom goes by itself; nor why nothing was sent.
 AGAIN_SECONDS = 30
 #: Between two questions about the receiver.
 LOOK_SECONDS = 1.0
@@ -37,6 +38,7 @@ class Seeder:
     def __init__(self, config: Config, board: Board) -> None:
         assert config.peer is not None
         self.config, self.board, self.peer = config, board, config.peer.name
+        #: What the writer's agent is to be asked, while a receiver waits for it.
         self.asked = ""
         self.answered = ""
         self.looked: tuple[float, str] = (0.0, "")
@@ -45,21 +47,25 @@ class Seeder:
 
     # --- the one that needs a copy ------------------------------------------------------------------
 
-    def instead(self, decision: Decision) -> Decision:
-        """Replace a decision to seed by what it waits for."""
+    def instead(self, decision: Decision, stored: str) -> Decision:
+        """Replace a decision to seed by what it waits for; `stored` is what is asked for in the store."""
         if Do.SEED not in decision.actions:
             self.withdraw()
             return decision
         now = time.monotonic()
         if now - self.looked[0] > LOOK_SECONDS:
-            self.looked = (now, self.why_not())
+            self.looked = (now, self.why_not(stored))
         if not self.looked[1]:
             return decision
         return Decision("needs_seed", f"{decision.why}; {self.looked[1]}")
 
-    def why_not(self) -> str:
+    def why_not(self, stored: str) -> str:
         """Why no seed begins now, empty when one may."""
         if receiving():
+            # What is asked goes with our lease, and to start a receiver may take longer than that lasts.
+            if self.asked and stored != self.asked:
+                with contextlib.suppress(Problem):
+                    self.ask()
             return f"a copy of {self.peer} is on its way"
         self.withdraw()
         if not self.config.reseeds:
@@ -72,10 +78,11 @@ class Seeder:
             outcome = json.loads(seed.SEED_RESULT.read_text())
         except (OSError, ValueError):
             return ""
-        if time.time() - ended > REST_SECONDS:
+        rest = REST_SECONDS if outcome.get("came", True) else AGAIN_SECONDS
+        if time.time() - ended > rest:
             return ""
         how = "ended" if outcome.get("ok") else f"failed: {outcome.get('error')}"
-        return f"the last seed {how}; the next one begins {REST_SECONDS // 60} minutes after it"
+        return f"the last seed {how}; the next one begins {age(rest)} after it"
 
     def begin(self) -> None:
         """Have a receiver wait here, and ask the writer's agent to send."""
@@ -92,9 +99,11 @@ class Seeder:
         if done.out.startswith("joined"):
             say(f"waits for the copy of {self.peer} that a person has begun")
             return
-        asked = json.dumps({"to": self.config.node.name, "id": secrets.token_hex(8)})
-        self.board.store.put(SEED, asked, self.board.lease, self.board.seconds)
-        self.asked = asked
+        self.asked = json.dumps({"to": self.config.node.name, "id": secrets.token_hex(8)})
+        self.ask()
+
+    def ask(self) -> None:
+        self.board.store.put(SEED, self.asked, self.board.lease, self.board.seconds)
         say(f"asked {self.peer} for a copy of its data")
 
     def withdraw(self) -> None:
@@ -109,14 +118,15 @@ class Seeder:
 
     def answer(self, asked: str) -> None:
         """Send what was asked for, once, in the background."""
-        if not asked or asked == self.answered:
+        # One that still runs is of an earlier asking, whose receiver is gone: it ends soon.
+        if not asked or asked == self.answered or unit_states(f"{SENDER}.service")[f"{SENDER}.service"]["active"]:
             return
         self.answered = asked
         try:
             to = str(json.loads(asked)["to"])
         except (ValueError, KeyError, TypeError):
             raise Problem(f"{SEED} in the store cannot be read") from None
-        if to != self.peer or unit_states(f"{SENDER}.service")[f"{SENDER}.service"]["active"]:
+        if to != self.peer:
             return
         command = ["systemd-run", "--quiet", f"--unit={SENDER}", "--collect", "--property=KillMode=control-group"]
         run(*command, seed.COMMAND, "db", "send", f"--to={to}", f"--wait={self.config.seed_seconds:g}", seconds=60)

@@ -39,6 +39,10 @@ BEGIN_SECONDS = 60
 COMMAND = "/usr/local/sbin/webstack"
 
 
+class NothingCame(Problem):
+    """Nobody sent anything."""
+
+
 def receive_begin(config: Config, source: str, move_aside: bool, expect: int, seconds: float) -> None:
     """Start the receiver in the background; it outlives the connection of whoever asked for it."""
     config.other(source)
@@ -95,7 +99,7 @@ def receive_run(config: Config, source: str, move_aside: bool, seconds: float) -
     try:
         outcome = {"ok": True, **seed_from(config, config.other(source), move_aside, seconds)}
     except Exception as error:  # whatever it is, the waiting play has to see it
-        outcome = {"ok": False, "error": f"{error}"}
+        outcome = {"ok": False, "error": f"{error}", "came": not isinstance(error, NothingCame)}
     files.write(SEED_RESULT, json.dumps(outcome))
     if not outcome["ok"]:
         raise Problem(outcome["error"])
@@ -117,15 +121,12 @@ def seed_from(config: Config, source: Node, move_aside: bool, seconds: float) ->
     try:
         listen = f"OPENSSL-LISTEN:{config.seed_port},bind={socat_address(config.node.address)},reuseaddr"
         listen += ",accept-timeout=60" + (",pf=ip6" if ":" in config.node.address else "")
-        pipeline(
-            [
-                ["socat", "-u", f"{listen},{KEEPALIVE},{tls_end(config, source)}", "STDOUT"],
-                ["zstd", "-q", "-d", "-c"],
-                ["mbstream", "-x", "-C", str(stage)],
-            ],
-            RUN / "receive.log",
-            seconds,
-        )
+        receiver = ["socat", "-u", f"{listen},{KEEPALIVE},{tls_end(config, source)}", "STDOUT"]
+        unpack = [["zstd", "-q", "-d", "-c"], ["mbstream", "-x", "-C", str(stage)]]
+        try:
+            pipeline([receiver, *unpack], RUN / "receive.log", seconds)
+        except Problem as problem:
+            raise problem if any(stage.iterdir()) else NothingCame(f"nothing came: {problem}") from problem
         received = time.monotonic()
         left = seconds - (received - started)
         pipeline([["mariadb-backup", "--prepare", f"--target-dir={stage}"]], RUN / "prepare.log", left)
