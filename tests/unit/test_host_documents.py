@@ -61,6 +61,19 @@ class Host:
         self.patch.setattr(db, "status", lambda *_: {**state, "disk": {"problem": ""}, "peer": {}})
         return ["replication"]
 
+    def db_mark(self) -> list[str]:
+        """As a replica, which changes nothing."""
+        db = Tier("db")
+        self.patch.setattr(db, "Config", lambda: None)
+        self.patch.setattr(db, "mark", lambda *_: None)
+        return []
+
+    def db_marks(self) -> list[str]:
+        db = Tier("db")
+        self.patch.setattr(db, "Config", lambda: None)
+        self.patch.setattr(db, "marks", lambda _config: [db.Mark("import", "2026-01-01 00:00:00", "0-1-9")])
+        return []
+
     def _backup(self) -> Any:
         backup = Tier("backup")
         config = self.home / "config.json"
@@ -90,6 +103,11 @@ class Host:
         self.patch.setattr(cache, "todo", lambda _site: {"start": ["x.service"]})
         self.patch.setattr(cache, "inspect", lambda _site: ({"s1": "master"}, ["shard s2 on redis1: no answer"]))
         return ["server"]
+
+    def app_logs(self) -> list[str]:
+        app = Tier("app")
+        self.patch.setattr(app, "lines", lambda *_: [app.Line("2026-01-01 00:00:00.000000", "said")])
+        return []
 
     def app_releases(self) -> list[str]:
         app = Tier("app")
@@ -160,7 +178,9 @@ def test_every_command_that_offers_json_is_tried_here() -> None:
 def test_a_document_has_the_one_form(host: Host, capsys: pytest.CaptureFixture[str], tier: str, name: str) -> None:
     expected = getattr(host, f"{tier}_{name}")()
     more = {"app": ["shop"]}.get(tier, [])
-    cli.main([tier, *more, name, "--json", *(["x.service"] if tier == "media" else [])])
+    cli.main(
+        [tier, *more, name, "--json", *{"media": ["x.service"], "db": ["x"] if name == "mark" else []}.get(tier, [])]
+    )
     said = document(capsys.readouterr().out)
     assert [problem["what"] for problem in said["problems"]] == expected
     assert {problem["tier"] for problem in said["problems"]} <= {tier}
