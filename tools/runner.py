@@ -183,7 +183,8 @@ class Run:
             if pid:
                 break
             now = time.monotonic()
-            if now > started + seconds and not self.ended and now > started + seconds + self.waited():
+            over = now - started - seconds
+            if over > 0 and not self.ended and over > self.waited():
                 self.ended = f"ended after {now - started:.0f} s"
                 end(self.mark)
             if now > looked + 10:

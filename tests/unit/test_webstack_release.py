@@ -578,8 +578,8 @@ def test_what_may_be_something_else_tomorrow_is_installed_anew(site: Any, python
 @pytest.mark.parametrize(
     "line",
     ["django", "Django~=5.2", "celery[redis,msgpack]>=5", "tomli; python_version < '3.11'", "a==1.0 --hash=sha256:00",
-     "zope.interface (>=5)", "--index-url https://pypi.example/simple", "-i https://pypi.example", "--no-binary :all:",
-     "--require-hashes", "--extra-index-url=https://a:b@pypi.example"],
+     "zope.interface (>=5)", "--index-url https://a.example/simple", "-i https://a.example", "--no-binary :all:",
+     "--require-hashes", "--extra-index-url=https://a:b@a.example"],
 )  # fmt: skip
 def test_what_is_asked_for_by_name_is_copied(site: Any, python: pathlib.Path, line: str) -> None:
     for identity in ("a", "b"):

@@ -26,9 +26,7 @@ def _read(answer: Mapping[str, Any]) -> tuple[str, str]:
         return "", "gives no answer"
     text = str(answer.get("stdout") or "")
     if answer.get("rc") != 0:
-        last = [
-            line for line in f"{text}\n{answer.get('stderr') or answer.get('msg') or ''}".splitlines() if line.strip()
-        ]
-        return "", last[-1].strip() if last else f"exit code {answer.get('rc')}"
+        said = f"{text}\n{answer.get('stderr') or answer.get('msg') or ''}".strip()
+        return "", said.splitlines()[-1].strip() if said else f"exit code {answer.get('rc')}"
     marks = json.loads(text)["marks"]
     return (str(marks[0]["gtid"]), "marked") if marks else ("", "is a replica")

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Sequence
 from ..core.errors import Problem
 
 #: Options of pip that may stand in a file of requirements, and change nothing in what is asked for at another time.
-SETTINGS = re.compile(
-    r"(?:-i|--index-url|--extra-index-url|--no-index|-f|--find-links|--trusted-host|--pre|--prefer-binary|--only-binary"
-    r"|--no-binary|--require-hashes|--retries|--timeout|--no-cache-dir|--cert|--use-feature)(?:[= ]|$)"
+VALUED = (
+    "-i|--index-url|--extra-index-url|-f|--find-links|--trusted-host|--only-binary|--no-binary|--retries|--timeout"
+    "|--cert|--use-feature"
 )
-#: Those of them that take the next word as their value.
-VALUED = re.compile(r"(?:-i|-f|--(?!no-index|pre|prefer|require|no-cache)[a-z-]+)$")
+FLAGS = "--no-index|--pre|--prefer-binary|--require-hashes|--no-cache-dir"
+SETTINGS = re.compile(rf"(?:{VALUED}|{FLAGS})(?:[= ]|$)")
 OTHER_FILE = re.compile(r"(?:-r|-c|--requirement|--constraint)[= ]?\s*(\S+)$")
 #: One package by its name, with its extras, its versions, its marker and its hashes.
 NAMED = re.compile(
@@ -44,7 +44,7 @@ def _lines_of_words(words: Sequence[str], source: pathlib.Path) -> Iterator[str 
         if value:
             value = False
             yield word
-        elif VALUED.match(word) and SETTINGS.match(word):
+        elif re.fullmatch(VALUED, word):
             value = True
             yield word
         else:
