@@ -313,7 +313,13 @@ def routed(seconds: float = 10) -> str:
             if address in route and alive(name):
                 return name
         time.sleep(0.3)
-    raise LabError("the cloud routes the address to nobody")
+    look = (
+        "systemctl is-active keepalived webstack-vip-agent webstack-vip-move; ip -o address show dev lo;"
+        f" head {RUN}/service {RUN}/maintenance {RUN}/leaving {RUN}/hook.json;"
+        " journalctl --no-pager -o short-precise -n 40 -u keepalived -u 'webstack-vip-*'"
+    )
+    seen = [f"{name}: {docker('exec', name, 'bash', '-c', look, check=False)}" for name in HOSTS]
+    raise LabError("\n".join(["the cloud routes the address to nobody", *seen]))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import pytest
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import systemd
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.config import Settings
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.errors import Problem
+from ansible_collections.webstack.ha.plugins.module_utils.webstack.core.run import Done
 from host_programs import Tier
 
 vip = Tier("vip")
@@ -543,6 +544,49 @@ def test_a_master_ends_when_its_settings_change(
     assert vip.move(vip.Host(config(hook=hook, addresses=[f"{ADDRESS}/24"]))) == 0
     assert calls.read_text() == "master 1\n"
     assert json.loads((tmp_path / "hook.json").read_text())[ADDRESS]["moved"] is works
+
+
+@pytest.mark.parametrize(
+    ("carries", "state", "told"),
+    [
+        ("127.112.0.51", "inactive", "start"),
+        ("127.112.0.51", "failed", "start"),
+        ("127.112.0.51", "deactivating", "start"),  # the stop of the change before
+        ("127.112.0.51", "active", ""),
+        ("127.112.0.51", "activating", ""),
+        ("192.0.2.100", "active", "stop"),  # the copy on the loopback says nothing
+        ("192.0.2.100", "activating", "stop"),  # it failed and would start again
+        ("192.0.2.100", "deactivating", ""),
+        ("192.0.2.100", "inactive", ""),
+    ],
+)
+def test_the_command_runs_where_keepalived_is_master(
+    monkeypatch: pytest.MonkeyPatch, carries: str, state: str, told: str
+) -> None:
+    words: list[str] = []
+    shown = json.dumps([{"ifname": "lo", "addr_info": [{"local": "127.0.0.1"}, {"local": carries}]}])
+    monkeypatch.setattr(vip, "run", lambda *_, **__: Done([], 0, shown, ""))
+    monkeypatch.setattr(systemd, "show", lambda *_: {"ActiveState": state})
+    monkeypatch.setattr(systemd, "tell", lambda *said, **_: words.extend(said))
+    host = vip.Host(config(engine="hook", hook={"master_address": "127.112.0.51"}))
+    assert vip.follow(host) is not bool(told)
+    assert words == ([told, "webstack-vip-move.service"] if told else [])
+
+
+@pytest.mark.parametrize("silent", ["ip", "systemctl"])
+def test_who_cannot_tell_its_state_neither_starts_nor_stops_the_command(
+    monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    def run(*words: str, **_: object) -> Done:
+        assert words[:2] in (("systemctl", "show"), ("ip", "-json")), words
+        if words[0] == silent:
+            raise Problem("no answer")
+        return Done(words, 0, "ActiveState=inactive" if words[0] == "systemctl" else "[]", "")
+
+    monkeypatch.setattr(vip, "run", run)
+    monkeypatch.setattr(systemd, "run", run)
+    with pytest.raises(Problem, match="no answer"):
+        vip.follow(vip.Host(config(engine="hook", hook={"master_address": "127.112.0.51"})))
 
 
 def test_flags_are_what_keepalived_tracks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

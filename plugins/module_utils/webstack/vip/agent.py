@@ -15,6 +15,7 @@ from ..core.say import say
 from .doctor import doctor_loop
 from .forward import Forwarder, serve
 from .handover import keep_loop
+from .hook import follow_loop
 from .host import CONFIG, Host
 from .peers import FORMAT, HEARTBEAT, datagram_socket
 
@@ -28,6 +29,8 @@ def agent(host: Host) -> int:
     threading.Thread(target=doctor_loop, args=(host,), daemon=True).start()
     if host.engine == "keepalived":
         threading.Thread(target=keep_loop, args=(host, forwarder), daemon=True).start()
+    if host.engine == "hook":
+        threading.Thread(target=follow_loop, args=(host,), daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with datagram_socket(host.own, host.port) as line:
         line.settimeout(HEARTBEAT)

@@ -16,13 +16,11 @@ from ..core.say import say
 from ..core.systemd import is_active
 from ..core.wait import turned
 from .forward import Forwarder, share
-from .host import SECONDS, Host, flag, set_flag
+from .host import ADDRESS_NEWS, SECONDS, Host, flag, set_flag
 from .peers import HEARTBEAT, ask, ask_state
 
 #: How long an engine may need to move an address. The classic script looks only once in its interval.
 MOVE_SECONDS = {"keepalived": 5, "hook": 60, "classic": 130}
-#: RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR: the kernel tells of each address that comes or goes.
-ADDRESS_NEWS = 0x10 | 0x100
 
 
 def successors(host: Host) -> list[str]:

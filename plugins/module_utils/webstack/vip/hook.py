@@ -1,24 +1,30 @@
 # Copyright: (c) 2026, webstack.ha contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
-"""The engine `hook`: the operator's command moves the addresses."""
+"""The engine `hook`: the operator's command moves the addresses, from the host that keepalived made the master."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ..core import systemd
 from ..core.agent import Version
 from ..core.errors import Problem
 from ..core.files import write
 from ..core.run import TooSlow, run
 from ..core.say import say
 from ..core.wait import turned
-from .host import CONFIG, RUN, Host
+from .host import ADDRESS_NEWS, CONFIG, MOVE, RUN, SECONDS, Host
+
+#: How often the agent looks without any news, for a service that somebody else started or stopped.
+LOOK_SECONDS = 5
 
 
 def delays(first: float = 0.5, most: float = 30) -> Iterable[float]:
@@ -75,3 +81,37 @@ def move(host: Host) -> int:
         reason = "refresh"
         if turned(version.changed, host.hook.number("refresh_seconds")):
             return 0
+
+
+def follow(host: Host) -> bool:
+    """Run the service that moves the addresses where keepalived is master, and nowhere else. Return whether it was so.
+
+    By what is, and not by what keepalived tells at a change: of two commands in a row the later may overtake the other.
+    """
+    # One that systemd is about to start again runs, too.
+    ended = systemd.show(MOVE, "ActiveState")["ActiveState"] in ("inactive", "failed", "deactivating")
+    if host.is_master() != ended:
+        return True
+    systemd.tell("start" if ended else "stop", MOVE, seconds=SECONDS)
+    return False
+
+
+def follow_loop(host: Host) -> None:
+    """Follow keepalived whenever the kernel tells that an address came or went."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as news:
+        news.bind((0, ADDRESS_NEWS))
+        news.settimeout(LOOK_SECONDS)
+        said = ""
+        while True:
+            try:
+                while not follow(host):
+                    pass
+                said = ""
+            except Problem as problem:
+                if said != str(problem):
+                    said = str(problem)
+                    say(f"cannot follow keepalived: {said}")
+                time.sleep(1)
+                continue
+            with contextlib.suppress(OSError):  # no news, or some were lost
+                news.recv(65536)

@@ -19,6 +19,10 @@ from ..core.systemd import is_active
 
 CONFIG = pathlib.Path("/etc/webstack/vip.json")
 RUN = pathlib.Path("/run/webstack/vip")
+#: The service that runs the command of the hook engine for as long as this host is master.
+MOVE = "webstack-vip-move.service"
+#: RTMGRP_IPV4_IFADDR and RTMGRP_IPV6_IFADDR: the kernel tells of each address that comes or goes.
+ADDRESS_NEWS = 0x10 | 0x100
 #: The longest that a question to the kernel or to nginx may take.
 SECONDS = 10
 #: Connections in these states need forwarding. In fin-wait-2 the server is done, and a client may stay for ever.
@@ -90,8 +94,14 @@ class Host:
     def owned(self) -> list[str]:
         """Return the virtual addresses that this host owns. Their copies on the loopback do not count."""
         if self.engine == "hook":
-            return self.addresses if is_active("webstack-vip-move.service") else []
+            return self.addresses if is_active(MOVE) else []
         return list(self.link().addresses)
+
+    def is_master(self) -> bool:
+        """Say whether keepalived made this host the master of the hook engine: it has an address of its own then."""
+        shown = run("ip", "-json", "address", "show", "dev", "lo", seconds=SECONDS).out
+        sign = self.hook.text("master_address")
+        return any(item["local"] == sign for entry in json.loads(shown) for item in entry["addr_info"])
 
     def unfit(self) -> str:
         """Say why no address should come here; empty when one may."""
