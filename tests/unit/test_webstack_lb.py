@@ -512,12 +512,33 @@ def test_the_status_is_never_older_than_a_drain(monkeypatch: pytest.MonkeyPatch)
             tool.STATUS.write_text(json.dumps({"time": clock + 0.5}))
 
     monkeypatch.setattr(tool, "time", types.SimpleNamespace(sleep=wait, time=lambda: clock + sum(waits)))
-    assert tool.last_status() == {"time": clock + 0.5}
+    assert tool.last_status() == ({"time": clock + 0.5}, True)
     assert len(waits) == 3
     # A service that is dead writes nothing more.
     tool.STATUS.write_text(json.dumps({"time": clock - 0.5}))
-    assert tool.last_status() == {"time": clock - 0.5}
+    assert tool.last_status() == ({"time": clock - 0.5}, False)
     assert sum(waits) == pytest.approx(3, abs=0.1)
+
+
+def test_a_service_that_has_not_written_since_a_drain_does_not_hide_it(
+    host: Host, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowded host: it probes, but its last word is older than the drain."""
+    settings = tool.config()
+    one = settings.sites[0]
+    verdicts = {one.target(s): tool.Verdict(state="down" if s.name == "b" else "up") for s in one.servers}
+    old = tool.overview(settings, verdicts) | {"reloads": 0, "error": ""}
+    tool.STATUS.write_text(json.dumps(old))
+    tool.FOUND.write_text(json.dumps({target: vars(verdict) for target, verdict in verdicts.items()}))
+    tool.WISHES.write_text(json.dumps({"drained": ["a"], "maintenance": []}))
+    later = old["time"] + 1
+    os.utime(tool.WISHES, (later, later))
+    monkeypatch.setattr(tool, "time", types.SimpleNamespace(sleep=lambda _: None, time=lambda: later + 3))
+    assert tool.main(["status", "--json"]) == 0
+    seen = json.loads(capsys.readouterr().out)
+    servers = {server["name"]: server for server in seen["sites"][0]["servers"]}
+    assert (servers["a"]["drained"], servers["a"]["asked"], servers["b"]["state"]) == (True, False, "down")
+    assert seen["probing"]
 
 
 def test_metrics_and_table_say_the_same(host: Host) -> None:

@@ -129,21 +129,22 @@ def as_text(status: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def last_status() -> dict[str, Any]:
-    """Return what the service wrote last. After a change of wishes wait, up to 1 s, until it has written again."""
+def last_status() -> tuple[dict[str, Any], bool]:
+    """Return what the service wrote last, and whether it knows the last wish. Wait up to 3 s until it does."""
     wished = WISHES.stat().st_mtime if WISHES.exists() else 0.0
     status = load(STATUS)
     while status.get("time", 0) < wished <= time.time() < wished + 3:
         time.sleep(0.05)
         status = load(STATUS)
-    return status
+    return status, status.get("time", 0) >= wished
 
 
 def show_status(options: argparse.Namespace) -> int:
     settings = config()
-    status = last_status()
+    status, knows = last_status()
     alive = not settings.interval_seconds or time.time() - status.get("time", 0) < 5
-    if not alive or not settings.interval_seconds:
+    # On a crowded host it may write later than we answer, and who was told that a server is drained asks whether it is.
+    if not alive or not knows or not settings.interval_seconds:
         known = {target: Verdict(state=state, reason="as last found") for target, state in states(settings).items()}
         status = overview(settings, known) | {"reloads": 0, "error": ""}
     if options.json:
