@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from typing import Any
@@ -54,7 +55,7 @@ class Project:
     def run(self, code: str, *arguments: str, good: bool = True) -> str:
         python = self.path / "python"
         python.mkdir(exist_ok=True)
-        for file in ("webstack_django.py", "webstack_overlay.py"):
+        for file in ("webstack_django.py", "webstack_media.py", "webstack_overlay.py"):
             (python / file).write_text((ROLE / "files" / file).read_text())
         (python / "webstack_settings.py").write_text(render("webstack_settings.py.j2", self.variables))
         environment: dict[str, str] = render("__was_django_environment", self.variables)
@@ -530,9 +531,88 @@ def test_apache_listens_on_either_kind_of_address(address: str, listen: str) -> 
     assert f"Listen {listen}\n" in render("site.conf.j2", variables)
 
 
+OURS = {"BACKEND": "webstack_media.UploadStorage"}
+DJANGOS = "django.core.files.storage.FileSystemStorage"
+STATIC = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+
+
+@pytest.mark.parametrize(
+    ("own", "default"),
+    [
+        ("", OURS),
+        (f"STORAGES = {{'default': {{'BACKEND': '{DJANGOS}'}}}}", OURS),
+        ("STORAGES = {'staticfiles': {'BACKEND': 'shop.Static'}}", OURS),
+        (
+            "STORAGES = {'default': {'BACKEND': 'django.core.files.storage.filesystem.FileSystemStorage',"
+            " 'OPTIONS': {'base_url': '/files/'}}}",
+            {**OURS, "OPTIONS": {"base_url": "/files/"}},
+        ),
+        ("STORAGES = {'default': {'BACKEND': 'storages.backends.s3.S3Storage'}}", "its own"),
+    ],
+)
+def test_uploads_go_through_the_stacks_storage_where_the_application_has_none(
+    project: Project, own: str, default: Any
+) -> None:
+    project.write(settings=f"{MINIMAL}{own}")
+    seen, files = project.show("s.STORAGES", "s.WEBSTACK_MEDIA_SERVERS_FILE")
+    assert seen["default"] == ({"BACKEND": "storages.backends.s3.S3Storage"} if default == "its own" else default)
+    assert seen.get("staticfiles", STATIC) == ({"BACKEND": "shop.Static"} if "shop.Static" in own else STATIC)
+    assert files == "/etc/webstack/site/media.json"
+    project.variables["was_django_media_storage_enabled"] = False
+    seen = project.show("s.STORAGES")[0]
+    assert OURS["BACKEND"] not in json.dumps(seen)
+
+
+def test_an_application_can_use_that_storage(project: Project) -> None:
+    """Django makes it, and a field's file gets a name of its own."""
+    root = project.path / "uploads"
+    project.variables["was_django_media_root"] = str(root)
+    project.write(settings=f"{MINIMAL}INSTALLED_APPS = ['django.contrib.staticfiles']\n")
+    project.run(
+        "import django; django.setup()\n"
+        "from django.core.files.base import ContentFile\n"
+        "from django.core.files.storage import default_storage as s\n"
+        "from django.contrib.staticfiles.storage import staticfiles_storage\n"
+        "staticfiles_storage.url('a.css')\n"
+        "print(s.save(s.generate_filename('a.png'), ContentFile(b'x')))"
+    )
+    (name,) = [path.name for path in root.iterdir()]
+    assert re.fullmatch(r"a_[A-Za-z0-9]{10}\.png", name)
+
+
+@pytest.mark.parametrize(
+    ("version", "own", "wanted"),
+    [
+        ((4, 1), {}, {"DEFAULT_FILE_STORAGE": OURS["BACKEND"]}),
+        ((4, 1), {"DEFAULT_FILE_STORAGE": "shop.Uploads"}, {}),
+        ((4, 2), {}, {"STORAGES": {"default": OURS, "staticfiles": STATIC}}),
+        ((4, 2), {"STATICFILES_STORAGE": "shop.Static"}, {"DEFAULT_FILE_STORAGE": OURS["BACKEND"]}),
+        ((5, 0), {"DEFAULT_FILE_STORAGE": "shop.Uploads"}, {}),
+        ((5, 0), {"DEFAULT_FILE_STORAGE": DJANGOS}, {"DEFAULT_FILE_STORAGE": OURS["BACKEND"]}),
+        # From here on the older spelling is not read.
+        ((5, 1), {"STATICFILES_STORAGE": "shop.Static"}, {"STORAGES": {"default": OURS, "staticfiles": STATIC}}),
+    ],
+)
+def test_each_django_reads_the_spelling_of_its_time(
+    project: Project, version: tuple[int, int], own: Variables, wanted: Variables
+) -> None:
+    project.write(settings=MINIMAL)
+    said = project.run(
+        f"import json, django, webstack_overlay as o; django.VERSION = {version!r}; "
+        f"print(json.dumps(o.uploads({own!r}, {OURS['BACKEND']!r})))"
+    )
+    assert json.loads(said) == wanted
+
+
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
+        ({"was_django_media_servers": [{"name": "a", "address": "", "port": 80}]}, "a needs an address, got ''"),
+        ({"was_django_media_servers": [{"name": "a", "address": "h", "port": 0}]}, "a needs a port within 1-65535"),
+        (
+            {"was_django_media_servers": [{"name": n, "address": "h", "port": 80} for n in "ab"]},
+            "was_django_media_servers gives one address twice: h:80, h:80",
+        ),
         ({"was_django_environment": {"A": ["x"], "B": "y"}}, "was_django_environment.A is a list"),
         ({"was_django_environment": {"A": {"b": 1}}}, "was_django_environment.A is a mapping"),
         ({"was_django_environment": {"A": None}}, "was_django_environment.A has no value"),

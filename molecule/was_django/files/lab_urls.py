@@ -1,6 +1,7 @@
 """Pages of the lab beside those of the demo site.
 
-One waits for the database, one fails, one prints, and any path with "echo" in it says what reached the application.
+One waits for the database, one fails, one prints, one keeps uploads as a model's field does. Any path with "echo" in it
+says what reached the application.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import tempfile
 import time
 
 from demo_site.urls import urlpatterns as demo_site
+from django.core.files.storage import default_storage
 from django.db import connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.urls import path, re_path
@@ -28,6 +30,16 @@ def fail(request: HttpRequest) -> HttpResponse:
 def say(request: HttpRequest) -> HttpResponse:
     print("printed by the lab", request.GET.get("mark", ""))
     return HttpResponse("said")
+
+
+@csrf_exempt
+def keep(request: HttpRequest) -> HttpResponse:
+    """Keep a file and say its name; with a name, say what is in the file."""
+    if request.method == "POST":
+        file = request.FILES["file"]
+        return HttpResponse(default_storage.save(default_storage.generate_filename(f"lab/{file.name}"), file))
+    with default_storage.open(request.GET["name"]) as kept:
+        return HttpResponse(kept.read(), content_type="text/plain")
 
 
 @csrf_exempt
@@ -57,6 +69,7 @@ urlpatterns = [
     path("lab/slow", slow),
     path("lab/fail", fail),
     path("lab/say", say),
+    path("lab/keep", keep),
     re_path(r"echo", echo),
     *demo_site,
 ]

@@ -149,6 +149,7 @@ def _release_contents(role: Role) -> dict[str, tuple[str, bool]]:
         "python/webstack_entry.py": (role.render("webstack_entry.py.j2", same), False),
         "python/webstack_django.py": (role.read("webstack_django.py") + "\n", False),
         "python/webstack_overlay.py": (role.read("webstack_overlay.py") + "\n", False),
+        "python/webstack_media.py": (role.read("webstack_media.py") + "\n", False),
     }
 
 
@@ -308,6 +309,7 @@ def _application_files(role: Role) -> list[File]:
         {"dest": role["was_django_media_root"], "state": "directory", "mode": "2775", **_of_the_application(role)},
         {"src": "webstack_start.py.j2", "dest": f"{configuration}/webstack_start.py"},
         {"src": "manage.sh.j2", "dest": role["__was_django_manage_path"], "mode": "0755"},
+        {"dest": role["__was_django_media_servers_path"], "content": role["__was_django_media_servers"]},
         # What earlier versions put here.
         {"dest": "/usr/local/sbin/webstack-release", "state": "absent"},
         # Who may not read it cannot hold it; in /run/lock every account could, or put a link in its place.

@@ -44,6 +44,7 @@ def problems(settings: Mapping[str, Any]) -> list[Problem]:
         _commands,
         _static,
         _media,
+        _media_servers,
         _hashes,
         _environment,
     )
@@ -164,6 +165,17 @@ def _media(settings: Settings) -> Iterator[str]:
     releases = f"/srv/webstack/{settings['was_django_name']}/releases/"
     if not _PLAIN_PATH.fullmatch(root) or f"{root}/".startswith(releases):
         yield f"was_django_media_root must be an absolute path without blanks, outside of the releases, got '{root}'"
+
+
+def _media_servers(settings: Settings) -> Iterator[str]:
+    ends = [f"{one['address']}:{one['port']}" for one in settings["was_django_media_servers"]]
+    for one in settings["was_django_media_servers"]:
+        if not one["address"] or re.search(r"[\s/@]", one["address"]):
+            yield f"was_django_media_servers: {one['name']} needs an address, got '{one['address']}'"
+        if not 1 <= one["port"] <= 65535:
+            yield f"was_django_media_servers: {one['name']} needs a port within 1-65535, got {one['port']}"
+    if len(set(ends)) < len(ends):
+        yield f"was_django_media_servers gives one address twice: {', '.join(ends)}"
 
 
 def _hashes(settings: Settings) -> Iterator[str]:

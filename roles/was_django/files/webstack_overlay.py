@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from types import CodeType, ModuleType
 from typing import Any
 
+import django
 from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
@@ -136,6 +137,25 @@ def storages(backend: str) -> Callable[[Any], Any]:
         return merged
 
     return decide
+
+
+def uploads(settings: Mapping[str, Any], backend: str) -> dict[str, Any]:
+    """The settings by which uploads go through `backend`, where the application has no storage of its own for them."""
+    plain = {
+        "django.core.files.storage.FileSystemStorage",
+        "django.core.files.storage.filesystem.FileSystemStorage",
+    }
+    # Django before 5.1 refuses both spellings together; from there on it reads the newer one alone.
+    older = {"DEFAULT_FILE_STORAGE", "STATICFILES_STORAGE"} & set(settings) and "STORAGES" not in settings
+    if django.VERSION < (4, 2) or (django.VERSION < (5, 1) and older):
+        own = settings.get("DEFAULT_FILE_STORAGE", min(plain))
+        return {"DEFAULT_FILE_STORAGE": backend} if own in plain else {}
+    storages = dict(settings.get("STORAGES") or {})
+    before = dict(storages.get("default") or {})
+    if before.get("BACKEND", min(plain)) not in plain:
+        return {}
+    storages.setdefault("staticfiles", {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"})
+    return {"STORAGES": {**storages, "default": {**before, "BACKEND": backend}}}
 
 
 def middleware(own: Any) -> list[str]:

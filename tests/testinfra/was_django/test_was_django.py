@@ -36,8 +36,10 @@ def on(name: str, *command: str, good: bool = True) -> str:
     return containers.on(name, *(command if good else ("sh", "-c", '"$@" 2>&1 || true', "sh", *command)))
 
 
-def visit(*steps: Answer, cookies: dict[str, str] | None = None, name: str = "django-client") -> list[Answer]:
-    job = json.dumps({"steps": steps, "cookies": cookies if cookies is not None else {}})
+def visit(
+    *steps: Answer, cookies: dict[str, str] | None = None, name: str = "django-client", together: bool = False
+) -> list[Answer]:
+    job = json.dumps({"steps": steps, "cookies": cookies if cookies is not None else {}, "together": together})
     result = json.loads(containers.on(name, "python3", "-", job, text=(HERE / "visitor.py").read_text()))
     if cookies is not None:
         cookies.update(result["cookies"])
@@ -164,6 +166,47 @@ def test_uploads_are_served_but_never_run(visitor: dict[str, str]) -> None:
     assert html["headers"]["content-disposition"] == "attachment"
     assert "sandbox" in html["headers"]["content-security-policy"]
     assert get(ONE, "/media/board/")["status"] in (403, 404)
+
+
+def test_uploads_of_one_name_are_as_many_files_and_each_server_reads_them_all() -> None:
+    """Nothing spreads uploads here: what one server has, the other takes from it when a page reads it."""
+    uploads = [
+        {"server": (ONE, TWO)[number % 2], "path": "/lab/keep", "file": ["my cat.png", f"picture {number}"]}
+        for number in range(50)
+    ]
+    kept = visit(*uploads, together=True)
+    assert {answer["status"] for answer in kept} == {200}, kept
+    names = [answer["body"] for answer in kept]
+    assert len(set(names)) == 50, sorted(names)
+    elsewhere = [
+        {"server": (TWO, ONE)[number % 2], "path": f"/lab/keep?name={name}"} for number, name in enumerate(names)
+    ]
+    read = visit(*elsewhere, together=True)
+    print(
+        f"figure: upload read on the other server: {sum(one['status'] != 200 for one in read)} of 50 failed,"
+        f" longest {max(one['seconds'] for one in read)} s"
+    )
+    assert [(answer["status"], answer["body"]) for answer in read] == [(200, f"picture {n}") for n in range(50)]
+    files = "cd /srv/webstack/media/lab && ls -A | wc -l && stat -c '%U %a' * | sort -u"
+    assert [on(name, "sh", "-c", files).split("\n")[:2] for name in SERVERS] == [["50", "www-data 644"]] * 2
+    assert get(ONE, "/lab/keep?name=lab/none.png")["status"] == 500, "nobody has it"
+
+
+def test_an_upload_is_read_while_its_server_is_down() -> None:
+    """Once read elsewhere it is there; one that only the dead server has is missed at once, not waited for."""
+    here, there = visit(
+        {"server": ONE, "path": "/lab/keep", "file": ["a.png", "here"]},
+        {"server": TWO, "path": "/lab/keep", "file": ["b.png", "there"]},
+    )
+    assert get(ONE, f"/lab/keep?name={there['body']}")["body"] == "there"
+    containers.docker("pause", "django-was2")
+    try:
+        steps = [{"server": ONE, "path": f"/lab/keep?name={one}"} for one in (here["body"], there["body"], "lab/x.png")]
+        first, second, missing = visit(*steps)
+        assert (first["body"], second["body"]) == ("here", "there")
+        assert (missing["status"], missing["seconds"] < 4) == (500, True), missing
+    finally:
+        containers.docker("unpause", "django-was2")
 
 
 def test_forwarded_headers_are_believed_from_the_balancer_only() -> None:

@@ -1,6 +1,7 @@
 """Runs on the client host, fed through stdin: a visitor who keeps cookies, behind a balancer that speaks HTTPS.
 
-Argument: a JSON list of steps {server, method, path, form, file: [name, text], headers, cookies}. Prints the answers.
+Argument: a JSON object with steps {server, method, path, form, file: [name, text], headers}, the cookies, and whether
+ten steps at a time go together. Prints the answers and the cookies.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 import time
 import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 HOST = "www.example.test"
@@ -18,25 +20,28 @@ HOST = "www.example.test"
 def main() -> None:
     job = json.loads(sys.argv[1])
     cookies: dict[str, str] = job.get("cookies", {})
-    answers = []
-    for step in job["steps"]:
-        method = step.get("method", "POST" if "form" in step or "file" in step else "GET")
-        headers = {"Host": HOST, "X-Forwarded-Proto": "https", "X-Webstack-Balancer": "lb1", **step.get("headers", {})}
-        headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
-        body = None
-        if method == "POST":
-            headers["Referer"] = f"https://{HOST}/"
-            headers["X-CSRFToken"] = cookies.get("csrftoken", "")
-            if "file" in step:
-                name, text = step["file"]
-                headers["Content-Type"] = "multipart/form-data; boundary=lab"
-                field = f'Content-Disposition: form-data; name="file"; filename="{name}"'
-                body = f"--lab\r\n{field}\r\n\r\n{text}\r\n--lab--\r\n"
-            else:
-                headers["Content-Type"] = "application/x-www-form-urlencoded"
-                body = urllib.parse.urlencode(step.get("form", {}))
-        answers.append(ask((step["server"], method, step["path"]), body, headers, cookies))
+    with ThreadPoolExecutor(10 if job.get("together") else 1) as pool:
+        answers = list(pool.map(lambda step: take(step, cookies), job["steps"]))
     print(json.dumps({"answers": answers, "cookies": cookies}))
+
+
+def take(step: dict[str, Any], cookies: dict[str, str]) -> dict[str, Any]:
+    method = step.get("method", "POST" if "form" in step or "file" in step else "GET")
+    headers = {"Host": HOST, "X-Forwarded-Proto": "https", "X-Webstack-Balancer": "lb1", **step.get("headers", {})}
+    headers["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    body = None
+    if method == "POST":
+        headers["Referer"] = f"https://{HOST}/"
+        headers["X-CSRFToken"] = cookies.get("csrftoken", "")
+        if "file" in step:
+            name, text = step["file"]
+            headers["Content-Type"] = "multipart/form-data; boundary=lab"
+            field = f'Content-Disposition: form-data; name="file"; filename="{name}"'
+            body = f"--lab\r\n{field}\r\n\r\n{text}\r\n--lab--\r\n"
+        else:
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+            body = urllib.parse.urlencode(step.get("form", {}))
+    return ask((step["server"], method, step["path"]), body, headers, cookies)
 
 
 def ask(
