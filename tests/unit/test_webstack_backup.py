@@ -199,7 +199,12 @@ def test_replication_that_does_not_stop_is_no_replication_that_is_held(host: Ask
 
 
 def test_a_fingerprint_has_every_table_and_the_position_around_it(host: Asked) -> None:
-    names = [{"place": "site", "name": f"n`{number}"} for number in range(101)]
+    names = [
+        {"place": "site", "name": f"n`{number}", "kind": "BASE TABLE", "engine": "InnoDB"} for number in range(100)
+    ]
+    names.insert(7, {"place": "site", "name": "fleeting", "kind": "BASE TABLE", "engine": "MEMORY"})
+    names.insert(9, {"place": "site", "name": "numbers", "kind": "SEQUENCE", "engine": "InnoDB"})
+    names.append({"place": "site", "name": "n`100", "kind": "SYSTEM VERSIONED", "engine": "InnoDB"})
     host.said = Said(
         [{"gtid": "0-1-5"}],
         names,
@@ -208,10 +213,13 @@ def test_a_fingerprint_has_every_table_and_the_position_around_it(host: Asked) -
         # A view's table that is gone has none.
         [{"Table": "x", "Checksum": None}],
         [{"n": "1"}],
+        [{"next_not_cached_value": "1001", "increment": "1"}],
         [{"gtid": None}],
     )
     found = host.fingerprint()
-    assert (found["before"], found["after"], found["rows"], len(found["tables"])) == ("0-1-5", "", 201, 101)
+    assert (found["before"], found["after"], found["rows"], len(found["tables"])) == ("0-1-5", "", 201, 102)
+    assert found["tables"]["`site`.`numbers`"] == "next_not_cached_value=1001 increment=1"
+    assert found["left_out"] == ["`site`.`fleeting`: engine MEMORY"]
     assert (found["tables"]["`site`.`n``7`"], found["tables"]["`site`.`n``100`"]) == ("7", None)
 
 

@@ -23,6 +23,8 @@ ROLE_COMMAND = ("/usr/local/sbin/webstack", "db")
 ROLE_SETTINGS = pathlib.Path("/etc/webstack/db.json")
 #: A server that answers at all lets us in at once.
 CONNECT_SECONDS = 5
+#: Tables of these engines hold what is in this server's memory, or nothing, or what is elsewhere.
+NOT_COMMON = frozenset({"BLACKHOLE", "CONNECT", "FEDERATED", "MEMORY", "OQGRAPH", "PERFORMANCE_SCHEMA", "SPIDER"})
 SYSTEM_SCHEMAS = ("mysql", "sys", "information_schema", "performance_schema")
 
 
@@ -140,24 +142,40 @@ class Server:
         return {"replication": wish if following else "none"}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Rows and checksum of every table, with the position before and after: equal ones make it comparable."""
+        """Rows and checksum of every table, with the position before and after: equal ones make it comparable.
+
+        What no server has in common with another one is left out, and named.
+        """
         with contextlib.closing(self.session(self.config.whole("timeout_seconds"))) as session:
             before = position(session)
             quoted = ", ".join(f"'{name}'" for name in SYSTEM_SCHEMAS)
-            tables = session.rows(
-                "SELECT table_schema AS place, table_name AS name FROM information_schema.tables"
-                f" WHERE table_type = 'BASE TABLE' AND table_schema NOT IN ({quoted}) ORDER BY 1, 2"
+            listed = session.rows(
+                "SELECT table_schema AS place, table_name AS name, table_type AS kind, COALESCE(engine, '') AS engine"
+                " FROM information_schema.tables WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED', 'SEQUENCE')"
+                f" AND table_schema NOT IN ({quoted}) ORDER BY 1, 2"
             )
-            names = [f"{identifier(row['place'])}.{identifier(row['name'])}" for row in tables]
+            names: dict[str, list[str]] = {"tables": [], "sequences": []}
+            left_out = []
+            for row in listed:
+                name = f"{identifier(row['place'])}.{identifier(row['name'])}"
+                # To read one of these may even write: a server logs that a restart has emptied it.
+                if str(row["engine"]).upper() in NOT_COMMON:
+                    left_out.append(f"{name}: engine {row['engine']}")
+                else:
+                    names["sequences" if row["kind"] == "SEQUENCE" else "tables"].append(name)
             found: dict[str, str | None] = {}
             rows = 0
-            for start in range(0, len(names), 100):
-                some = names[start : start + 100]
+            for start in range(0, len(names["tables"]), 100):
+                some = names["tables"][start : start + 100]
                 sums = session.rows(f"CHECKSUM TABLE {', '.join(some)} EXTENDED")
                 found.update(zip(some, (row["Checksum"] for row in sums), strict=True))
                 counts = session.rows(" UNION ALL ".join(f"SELECT COUNT(*) AS n FROM {name}" for name in some))
                 rows += sum(int(row["n"] or 0) for row in counts)
-            return {"before": before, "after": position(session), "tables": found, "rows": rows}
+            for name in names["sequences"]:
+                (state,) = session.rows(f"SELECT * FROM {name}")
+                found[name] = " ".join(f"{key}={value}" for key, value in state.items())
+            after = position(session)
+        return {"before": before, "after": after, "tables": found, "rows": rows, "left_out": left_out}
 
 
 def position(session: Session) -> str:
