@@ -55,7 +55,7 @@ class Project:
     def run(self, code: str, *arguments: str, good: bool = True) -> str:
         python = self.path / "python"
         python.mkdir(exist_ok=True)
-        for file in ("webstack_django.py", "webstack_media.py", "webstack_overlay.py"):
+        for file in ("webstack_django.py", "webstack_media.py", "webstack_once.py", "webstack_overlay.py"):
             (python / file).write_text((ROLE / "files" / file).read_text())
         (python / "webstack_settings.py").write_text(render("webstack_settings.py.j2", self.variables))
         environment: dict[str, str] = render("__was_django_environment", self.variables)
@@ -686,3 +686,76 @@ def test_an_application_that_loads_answers_itself_with_the_limits_of_requests(pr
         "print(o.serves_requests, s.DATABASES['default']['OPTIONS']['read_timeout'])"
     )
     assert project.run(code).split() == ["200", "404", "True", "7"]
+
+
+# --- what is done once ------------------------------------------------------------------------------
+
+
+#: A management program that writes down what it was asked, and fails if it is told to.
+PROGRAM = """
+import os, sys
+with open(os.environ["RAN"], "a") as file:
+    file.write(" ".join(sys.argv[1:]) + "\\n")
+sys.exit(int(os.environ.get("CODE", "0")))
+"""
+
+
+class Once:
+    """A database of a project, and what was run for it."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.ran = project.path / "ran"
+        project.write(settings=MINIMAL)
+        (project.path / "program.py").write_text(PROGRAM)
+        project.environment["RAN"] = str(self.ran)
+
+    def run(self, *words: str, scope: str = "ever", release: str = "r1", code: int = 0) -> str:
+        self.project.environment |= {"WEBSTACK_RELEASE": release, "CODE": str(code)}
+        call = (
+            "import sys, webstack_once; "
+            f"sys.exit(webstack_once.main([{scope!r}, {str(self.project.path / 'program.py')!r}, '--', *sys.argv[1:]]))"
+        )
+        return self.project.run(call, *words, good=code == 0)
+
+    def lines(self) -> list[str]:
+        return self.ran.read_text().splitlines()
+
+
+def test_a_command_is_run_once_for_a_database(project: Project) -> None:
+    once = Once(project)
+    for release in ("r1", "r1", "r2"):
+        once.run("loaddata", "a b.json", release=release)
+    assert once.lines() == ["loaddata a b.json"]
+    assert once.run("loaddata", "a b.json") == "loaddata a b.json: was done already\n"
+    # Other words are another command, also when a blank is all that differs.
+    once.run("loaddata", "a", "b.json")
+    assert len(once.lines()) == 2
+    (project.path / "db.sqlite3").unlink()
+    once.run("loaddata", "a b.json")
+    assert len(once.lines()) == 3, "another database has not seen it"
+
+
+def test_a_command_of_a_release_is_run_once_for_each(project: Project) -> None:
+    once = Once(project)
+    for release in ("r1", "r1", "r2", "r2", "r1"):
+        once.run("index", scope="release", release=release)
+    assert len(once.lines()) == 3, "of an earlier release nobody remembers it"
+    once.run("index")
+    assert len(once.lines()) == 4, "once for ever is another thing"
+
+
+def test_a_command_that_failed_is_run_again(project: Project) -> None:
+    once = Once(project)
+    once.run("loaddata", code=3)
+    once.run("loaddata")
+    once.run("loaddata")
+    assert once.lines() == ["loaddata", "loaddata"]
+
+
+def test_a_database_that_does_not_answer_runs_nothing(project: Project) -> None:
+    once = Once(project)
+    (project.path / "db.sqlite3").mkdir()
+    call = "import sys, webstack_once; sys.exit(webstack_once.main(['ever', 'program.py', '--', 'loaddata']))"
+    assert "unable to open database file" in project.run(call, good=False)
+    assert not once.ran.exists()

@@ -150,6 +150,7 @@ def _release_contents(role: Role) -> dict[str, tuple[str, bool]]:
         "python/webstack_django.py": (role.read("webstack_django.py") + "\n", False),
         "python/webstack_overlay.py": (role.read("webstack_overlay.py") + "\n", False),
         "python/webstack_media.py": (role.read("webstack_media.py") + "\n", False),
+        "python/webstack_once.py": (role.read("webstack_once.py") + "\n", False),
     }
 
 
@@ -184,6 +185,8 @@ def migration_marker(role: Role) -> str:
         where = [role[f"was_django_database_{part}"] for part in ("host", "port", "name")]
     else:
         where = [role["was_django_database_sqlite_path"]]
+    # Nothing has run a command there that is added later.
+    where += [json.dumps(one, sort_keys=True) for one in commands_after(role)]
     identity = hashlib.sha256("|".join(map(str, [engine, *where])).encode()).hexdigest()
     return f".migrated-{identity[:12]}"
 
@@ -195,6 +198,13 @@ def migration_needed(role: Role) -> bool:
     marker = f"{role['__was_django_release']}/{migration_marker(role)}"
     known = {one for host in role["ansible_play_hosts"] for one in _seen(role, host).get("migrated") or ()}
     return flag(role, "was_django_migrate_enabled") and marker not in known
+
+
+def commands_after(role: Role) -> list[dict[str, Any]]:
+    """Return the management commands after a migration, and for how long each is done when it was run."""
+    found = [("ever", words) for words in role["was_django_once_per_database_commands"]]
+    found += [("release", words) for words in role["was_django_after_migrate_commands"]]
+    return [{"scope": scope, "words": [str(word) for word in words]} for scope, words in found]
 
 
 def _seen(role: Role, host: str) -> Mapping[str, Any]:
@@ -226,7 +236,8 @@ def plan(role: Role) -> list[str]:
     said = [f"{found['turn']}: this would be refused"] if found.get("turn") else []
     said.append(f"{named} would be built" if build_needed(role) else f"{named} is built already")
     if migration_needed(role):
-        commands = [" ".join(map(str, words)) for words in role["was_django_after_migrate_commands"]]
+        seen = {"ever": ", unless this database has seen it", "release": ""}
+        commands = [" ".join(one["words"]) + seen[one["scope"]] for one in commands_after(role)]
         said.append("; then ".join([f"{role['was_django_migrate_host']} would migrate the database", *commands]))
     else:
         said.append("the database would stay as it is")

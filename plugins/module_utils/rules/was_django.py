@@ -138,16 +138,17 @@ def _smoke_checks(settings: Settings) -> Iterator[str]:
 
 
 def _commands(settings: Settings) -> Iterator[str]:
-    for command in settings["was_django_after_migrate_commands"]:
-        # Ansible itself would take a text for a list of one word.
-        words = [command] if isinstance(command, str) else [str(word) for word in command]
-        if not words or not all(words):
-            yield f"was_django_after_migrate_commands: a command has an empty word: {words}"
-        elif isinstance(command, str) or (len(words) == 1 and " " in words[0]):
-            yield (
-                "was_django_after_migrate_commands: each command is a list of words, for example "
-                f"[{', '.join(words[0].split())}]; got the text '{words[0]}'"
-            )
+    for name in ("was_django_once_per_database_commands", "was_django_after_migrate_commands"):
+        for command in settings[name]:
+            # Ansible itself would take a text for a list of one word.
+            words = [command] if isinstance(command, str) else [str(word) for word in command]
+            if not words or not all(words):
+                yield f"{name}: a command has an empty word: {words}"
+            elif isinstance(command, str) or (len(words) == 1 and " " in words[0]):
+                yield (
+                    f"{name}: each command is a list of words, for example "
+                    f"[{', '.join(words[0].split())}]; got the text '{words[0]}'"
+                )
 
 
 def _static(settings: Settings) -> Iterator[str]:

@@ -176,21 +176,30 @@ def test_a_failed_request_is_found_by_the_id_of_its_answer() -> None:
     assert "no journal of django-was1, django-was2 has a line about the request 000" in text, text
 
 
-def test_commands_after_a_migration_run_once_for_a_release() -> None:
-    """Again neither in a run of another server alone nor in a run that changes nothing."""
+def test_commands_after_a_migration_run_once_for_a_release_and_others_once_for_the_database() -> None:
+    """Again neither in a run of a server that was left out before, nor in one that changes nothing."""
+
+    def writes(mark: str) -> list[str]:
+        return ["shell", "-v0", "-c", f"open('/var/tmp/webstack-ran', 'a').write('{mark}')  # {uuid.uuid4().hex}"]
+
+    def ran() -> list[str]:
+        read = "cat /var/tmp/webstack-ran 2>/dev/null || true"
+        return [on(name, "sh", "-c", read, good=False) for name in SERVERS]
+
     said = {
-        "was_django_after_migrate_commands": [["shell", "-v0", "-c", "open('/var/tmp/webstack-ran', 'a').write('x')"]]
+        "was_django_after_migrate_commands": [writes("x")],
+        "was_django_once_per_database_commands": [writes("o")],
     }
     new = said | {"was_django_environment": {"BOARD_PLAIN": uuid.uuid4().hex}}
     old = status("django-was1")["current"]
     try:
-        for limit in ("was", "django-was2"):
+        for limit in ("django-was1", "django-was2", "was"):
             code, text = play(f"--limit={limit}", **new)
             assert code == 0, text
-        counted = [
-            on(name, "sh", "-c", "cat /var/tmp/webstack-ran 2>/dev/null || true", good=False) for name in SERVERS
-        ]
-        assert counted == ["x", ""]
+        assert ran() == ["ox", ""]
+        code, text = play(**said, was_django_environment={"BOARD_PLAIN": uuid.uuid4().hex})
+        assert code == 0, text
+        assert ran() == ["oxx", ""], "another release has its own"
         # It asks for the same packages as the old one: these are copies, and nothing was installed.
         file = "venv/lib/python3*/site-packages/django/shortcuts.py"
         for name in SERVERS:

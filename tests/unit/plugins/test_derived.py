@@ -18,6 +18,7 @@ from ansible.errors import AnsibleError
 from ansible_collections.webstack.ha.plugins.module_utils import _files
 from ansible_collections.webstack.ha.plugins.module_utils.derived import (
     lb_nginx,
+    media_servers,
     quorum,
     redis_shard,
     shared_media,
@@ -382,6 +383,8 @@ def application(**inputs: Any) -> Known:
         "__was_django_configuration": "/etc/webstack/shop",
         "__was_django_manage_path": "/usr/local/bin/shop-manage",
         "__was_django_ca_path": "/ca.pem",
+        "__was_django_media_servers_path": "/etc/webstack/shop/media.json",
+        "__was_django_media_servers": "{}\n",
         "__was_django_apache_files": ["/etc/apache2/ports.conf"],
         "__was_django_certificate": {"ca": "CA"},
         "__was_django_release": "r2",
@@ -391,6 +394,7 @@ def application(**inputs: Any) -> Known:
         "was_django_smoke_checks": [{"path": "/"}],
         "was_django_migrate_host": "was1",
         "was_django_after_migrate_commands": [["check", "--tag", "models"]],
+        "was_django_once_per_database_commands": [],
         "was_django_source": {"path": "../shop"},
         "__was_django_source": {"id": "r2", "commit": None},
         "ansible_play_hosts": ["was1", "was2"],
@@ -460,6 +464,26 @@ def test_apache_listens_on_an_address_once() -> None:
     assert was_django.listen(application(was_django_listen_address="127.0.0.1")) == ["127.0.0.1"]
 
 
+def test_an_application_asks_all_servers_but_its_own_for_an_upload() -> None:
+    hosts = {"was1": {"webstack_address": "192.0.2.3"}, "was2": {"webstack_address": "192.0.2.4"}, "was3": {}}
+    all_of_them = media_servers.servers(Known(), groups={"was": list(hosts)}, hostvars=hosts, port=8000)
+    assert all_of_them == [
+        {"name": "was1", "address": "192.0.2.3", "port": 8000},
+        {"name": "was2", "address": "192.0.2.4", "port": 8000},
+    ]
+    assert media_servers.servers(Known(), groups={}, hostvars=hosts, port=8000) == []
+
+    def asked(**inputs: Any) -> Any:
+        role = application(was_django_media_servers=all_of_them, was_django_media_url="/media/", **inputs)
+        return json.loads(media_servers.document(role))
+
+    assert asked() == {"host": "www.shop.test", "servers": [{"address": "192.0.2.4", "port": 8000}]}
+    # On this host another port is another server.
+    assert len(asked(was_django_port=8001)["servers"]) == 2
+    role = application(was_django_media_servers=all_of_them, was_django_media_url="")
+    assert json.loads(media_servers.document(role))["servers"] == [], "no Apache serves them"
+
+
 def test_what_the_user_says_comes_before_the_usual_and_after_the_secrets() -> None:
     given = {"DEBUG": "1", "TMPDIR": "/t", "WEBSTACK_SECRET_KEY": "no"}
     found = was_django.environment(application(was_django_environment=given))
@@ -485,6 +509,8 @@ def test_another_database_is_migrated_too() -> None:
     assert not was_django.migration_needed(role), "another host of the run has done it"
     for change in ({"was_django_database_name": "other"}, {"was_django_database_engine": "sqlite"}):
         assert was_django.migration_needed(Known(role | change))
+    for name in ("was_django_after_migrate_commands", "was_django_once_per_database_commands"):
+        assert was_django.migration_needed(Known(role | {name: [["added", "later"]]})), name
     assert not was_django.migration_needed(application(was_django_migrate_enabled="no"))
     assert not was_django.migration_needed(application(was_django_migrate_host="was3")), (
         "who migrates is not in the run"
@@ -564,10 +590,10 @@ def test_the_way_back_leads_to_one_release_that_ran_and_is_everywhere() -> None:
 
 def test_a_plan_says_what_would_happen() -> None:
     here = {"current": "r1", "running": "r1", "healthy": True, "releases": ["r1"], "migrated": [], "turn": ""}
-    role = application(__was_django_found=here)
+    role = application(__was_django_found=here, was_django_once_per_database_commands=[["loaddata", 1]])
     assert was_django.plan(role) == [
         "r2 would be built",
-        "was1 would migrate the database; then check --tag models",
+        "was1 would migrate the database; then loaddata 1, unless this database has seen it; then check --tag models",
         "r1 runs; r2 would be run once these pages answer: /",
     ]
     role["__was_django_found"] = {**here, "current": "r2", "running": "r2", "releases": ["r2"], "turn": "ada deploys"}
