@@ -21,6 +21,7 @@ from ansible_collections.webstack.ha.plugins.module_utils.derived import (
     media_servers,
     quorum,
     redis_shard,
+    release,
     shared_media,
     was_django,
 )
@@ -501,25 +502,23 @@ def seen(**states: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_another_database_is_migrated_too() -> None:
-    marker = was_django.migration_marker(application())
+    marker = release.migration_marker(application())
     assert re.fullmatch(r"\.migrated-[0-9a-f]{12}", marker)
-    assert was_django.migration_needed(application())
+    assert release.migration_needed(application())
     known = seen(was1={"migrated": []}, was2={"migrated": [f"r2/{marker}"]})
     role = application(**known)
-    assert not was_django.migration_needed(role), "another host of the run has done it"
+    assert not release.migration_needed(role), "another host of the run has done it"
     for change in ({"was_django_database_name": "other"}, {"was_django_database_engine": "sqlite"}):
-        assert was_django.migration_needed(Known(role | change))
+        assert release.migration_needed(Known(role | change))
     for name in ("was_django_after_migrate_commands", "was_django_once_per_database_commands"):
-        assert was_django.migration_needed(Known(role | {name: [["added", "later"]]})), name
-    assert not was_django.migration_needed(application(was_django_migrate_enabled="no"))
-    assert not was_django.migration_needed(application(was_django_migrate_host="was3")), (
-        "who migrates is not in the run"
-    )
+        assert release.migration_needed(Known(role | {name: [["added", "later"]]})), name
+    assert not release.migration_needed(application(was_django_migrate_enabled="no"))
+    assert not release.migration_needed(application(was_django_migrate_host="was3")), "who migrates is not in the run"
 
 
 def test_a_release_has_its_own_settings_and_its_name_says_so() -> None:
     role = application(__was_django_configuration="/etc/webstack/shop")
-    files = by_path(was_django.release_files(role))
+    files = by_path(release.files(role))
     top = "/srv/webstack/shop/releases/r2"
     secret = {f"{top}/environment", f"{top}/python/webstack_settings.py"}
     assert {path for path, file in files.items() if file.get("secret")} == secret
@@ -528,11 +527,11 @@ def test_a_release_has_its_own_settings_and_its_name_says_so() -> None:
     checks = json.loads(files[f"{top}/checks.json"]["content"])
     assert checks == {"health_host": "www.shop.test", "health_path": "/up", "smoke_checks": [{"path": "/"}]}
 
-    name = was_django.settings_digest(role)
+    name = release.settings_digest(role)
     assert re.fullmatch("[0-9a-f]{8}", name)
-    assert was_django.settings_digest(Known(role | {"__was_django_release_path": "/other"})) == name
+    assert release.settings_digest(Known(role | {"__was_django_release_path": "/other"})) == name
     changed = [{"was_django_smoke_checks": []}, {"was_django_secret_key": "another"}]
-    assert len({name, *(was_django.settings_digest(Known(role | change)) for change in changed)}) == 3
+    assert len({name, *(release.settings_digest(Known(role | change)) for change in changed)}) == 3
 
 
 def test_each_setting_and_each_secret_is_a_part_of_the_name() -> None:
@@ -558,14 +557,14 @@ def test_each_setting_and_each_secret_is_a_part_of_the_name() -> None:
         {"was_django_secret_key_fallbacks": ["f" * 40]},
     ]
     names = [
-        render("was_django", "lookup('webstack.ha._derived', 'was_django.settings_digest')", good | change)
+        render("was_django", "lookup('webstack.ha._derived', 'release.settings_digest')", good | change)
         for change in changes
     ]
     assert len(set(names)) == len(changes)
-    again = render("was_django", "lookup('webstack.ha._derived', 'was_django.settings_digest')", good)
+    again = render("was_django", "lookup('webstack.ha._derived', 'release.settings_digest')", good)
     elsewhere = good | {"ansible_managed": "by ada on her desk", "was_django_port": 8010, "was_django_threads": 9}
     assert again == names[0]
-    assert render("was_django", "lookup('webstack.ha._derived', 'was_django.settings_digest')", elsewhere) == names[0]
+    assert render("was_django", "lookup('webstack.ha._derived', 'release.settings_digest')", elsewhere) == names[0]
 
 
 @pytest.mark.parametrize(
@@ -577,28 +576,28 @@ def test_each_setting_and_each_secret_is_a_part_of_the_name() -> None:
     ],
 )
 def test_a_release_is_called_as_people_call_it(source: dict[str, str], commit: str | None, said: str) -> None:
-    assert was_django.version(application(was_django_source=source, __was_django_source={"commit": commit})) == said
+    assert release.version(application(was_django_source=source, __was_django_source={"commit": commit})) == said
 
 
 def test_the_way_back_leads_to_one_release_that_ran_and_is_everywhere() -> None:
     first = {"current": "r4", "ran": ["r4", "r3", "r2"], "releases": ["r4", "r3", "r2", "r1"]}
     behind = {"current": "r2", "ran": ["r2", "r1"], "releases": ["r2", "r4", "r1"]}
-    assert was_django.rollback_release(application(**seen(was1=first, was2=first))) == "r3"
-    assert was_django.rollback_release(application(**seen(was1=first, was2=behind))) == "r2"
-    assert was_django.rollback_release(application(**seen(was1=first, was2={}))) == ""
+    assert release.rollback_release(application(**seen(was1=first, was2=first))) == "r3"
+    assert release.rollback_release(application(**seen(was1=first, was2=behind))) == "r2"
+    assert release.rollback_release(application(**seen(was1=first, was2={}))) == ""
 
 
 def test_a_plan_says_what_would_happen() -> None:
     here = {"current": "r1", "running": "r1", "healthy": True, "releases": ["r1"], "migrated": [], "turn": ""}
     role = application(__was_django_found=here, was_django_once_per_database_commands=[["loaddata", 1]])
-    assert was_django.plan(role) == [
+    assert release.plan(role) == [
         "r2 would be built",
         "was1 would migrate the database; then loaddata 1, unless this database has seen it; then check --tag models",
         "r1 runs; r2 would be run once these pages answer: /",
     ]
     role["__was_django_found"] = {**here, "current": "r2", "running": "r2", "releases": ["r2"], "turn": "ada deploys"}
     role["was_django_migrate_enabled"] = False
-    assert was_django.plan(role) == [
+    assert release.plan(role) == [
         "ada deploys: this would be refused",
         "r2 is built already",
         "the database would stay as it is",
@@ -610,7 +609,7 @@ def test_the_releases_of_all_hosts_are_one_table() -> None:
     one = {"release": "r1", "version": "", "when": "2026", "by": "ada", "state": "current", "healthy": True, "why": ""}
     said = {"stdout": json.dumps({"releases": [one, {**one, "state": "kept", "healthy": None}]})}
     role = application(hostvars={name: {"__was_django_listed": said} for name in ("was1", "was2")})
-    lines = was_django.release_table(role)
+    lines = release.release_table(role)
     assert [line.split() for line in lines[1:3]] == [
         ["was1", "r1", "2026", "ada", "current", "yes"],
         ["was1", "r1", "2026", "ada", "kept"],
@@ -619,8 +618,8 @@ def test_the_releases_of_all_hosts_are_one_table() -> None:
 
 
 def test_a_release_that_is_there_is_not_built() -> None:
-    assert was_django.build_needed(application())
-    assert not was_django.build_needed(application(__was_django_release="r1"))
+    assert release.build_needed(application())
+    assert not release.build_needed(application(__was_django_release="r1"))
 
 
 @pytest.mark.parametrize(
@@ -632,12 +631,12 @@ def test_a_release_that_is_there_is_not_built() -> None:
 )
 def test_the_management_program_is_a_file_of_the_project_or_djangos(command: str, words: str, files: list[str]) -> None:
     role = application(was_django_manage_command=command)
-    assert was_django.manage(role) == words
-    assert was_django.required_files(role) == files
+    assert release.manage(role) == words
+    assert release.required_files(role) == files
 
 
 def test_all_requirements_are_resolved_together() -> None:
-    command = was_django.pip_command(application())
+    command = release.pip_command(application())
     assert command[:5] == ["webstack", "app", "shop", "run", "/srv/webstack/shop/releases/r2/venv/bin/pip"]
     assert command[-5:] == ["--pre", "--requirement=a.txt", "--requirement=b.txt", "mysqlclient", "x"]
 
@@ -649,9 +648,9 @@ def test_the_lines_of_all_hosts_stand_by_time() -> None:
 
     hosts: dict[str, Any] = {"was1": told(("10:02", "b"), ("10:02", "a")), "was2": told(("10:01", "c"))}
     asked: Any = {"ansible_play_hosts": ["was1", "was2"], "hostvars": hosts, "__was_django_request": "5f1c"}
-    assert was_django.log_lines(asked) == ["10:01  was2  c", "10:02  was1  b", "10:02  was1  a"]
+    assert release.log_lines(asked) == ["10:01  was2  c", "10:02  was1  b", "10:02  was1  a"]
     hosts |= {"was1": told(), "was2": told()}
-    assert was_django.log_lines(asked) == ["no journal of was1, was2 has a line about the request 5f1c"]
+    assert release.log_lines(asked) == ["no journal of was1, was2 has a line about the request 5f1c"]
 
 
 def test_files_of_the_application() -> None:
