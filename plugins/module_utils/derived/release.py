@@ -24,6 +24,7 @@ def inputs(role: Role) -> dict[str, Any]:
         "settings": role["was_django_settings_module"],
         "static": [static, role["was_django_static_url"], role["was_django_static_storage"]],
         "extra": role["was_django_settings_extra"],
+        "commands": role["was_django_after_collect_commands"],
     }
 
 
@@ -147,6 +148,12 @@ def plan(role: Role) -> list[str]:
     pages = [check["path"] for check in role["was_django_smoke_checks"]]
     asked = f"once these pages answer: {', '.join(pages)}" if pages else "without asking for a page"
     return [*said, f"{found['current'] or 'nothing'} runs; {wanted} would be run {asked}"]
+
+
+def failure(role: Role) -> Mapping[str, Any]:
+    """Return what the task that failed said; of a loop, its first bad item. Nothing where another host failed."""
+    result: Mapping[str, Any] = role.get("ansible_failed_result", {})
+    return next((one for one in result.get("results") or () if one.get("failed")), result)
 
 
 def release_table(role: Role) -> list[str]:

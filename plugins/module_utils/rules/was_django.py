@@ -22,6 +22,10 @@ _MODULE = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _HOST = re.compile(r"[*]|([*]?[.])?[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|\[?[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]?")
 _HEALTH_PATH = re.compile(r"/[^\s?#]+")
 _CHECK_PATH = re.compile(r"/[^\s#]*")
+_COMMANDS = tuple(
+    f"was_django_{when}_commands"
+    for when in ("after_collect", "once_per_database", "after_migrate", "before_switch", "after_switch")
+)
 # Apache reads these from a line where a blank ends a word.
 _PLAIN_URL = re.compile(r'/[^\s"]+/')
 _PLAIN_PATH = re.compile(r'/[^\s"]+')
@@ -138,7 +142,7 @@ def _smoke_checks(settings: Settings) -> Iterator[str]:
 
 
 def _commands(settings: Settings) -> Iterator[str]:
-    for name in ("was_django_once_per_database_commands", "was_django_after_migrate_commands"):
+    for name in _COMMANDS:
         for command in settings[name]:
             # Ansible itself would take a text for a list of one word.
             words = [command] if isinstance(command, str) else [str(word) for word in command]

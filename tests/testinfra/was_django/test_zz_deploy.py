@@ -213,6 +213,61 @@ def test_commands_after_a_migration_run_once_for_a_release_and_others_once_for_t
             on(name, "webstack", "app", "board", "activate", old)
 
 
+def test_commands_around_a_switch_run_on_every_server_and_a_bad_one_ends_the_deploy() -> None:
+    def writes(mark: str) -> list[list[str]]:
+        """Also whether this release is the current one at that moment."""
+        here = "os.path.realpath('/srv/webstack/board/current') == os.environ['WEBSTACK_RELEASE_PATH']"
+        return [
+            ["shell", "-v0", "-c", f"import os; open('/var/tmp/webstack-ran', 'a').write(f'{mark}{{int({here})}}')"]
+        ]
+
+    bad = [["shell", "-v0", "-c", "raise SystemExit('not today')"]]
+    hooks = {
+        "was_django_after_collect_commands": writes("c"),
+        "was_django_before_switch_commands": writes("b"),
+        "was_django_after_switch_commands": writes("a"),
+    }
+
+    def deploy(**more: Any) -> tuple[int, str]:
+        return play(**hooks | {"was_django_environment": {"BOARD_PLAIN": uuid.uuid4().hex}} | more)
+
+    def ran() -> list[str]:
+        read = "cat /var/tmp/webstack-ran 2>/dev/null || true; rm -f /var/tmp/webstack-ran"
+        return [on(name, "sh", "-c", read, good=False) for name in SERVERS]
+
+    old = status("django-was1")["current"]
+    try:
+        with Loop() as loop:
+            code, text = deploy()
+            assert code == 0, text
+            new = status("django-was1")["current"]
+            assert ran() == ["c0b0a1", "c0b0a1"]
+            code, text = deploy(was_django_after_collect_commands=bad)
+            assert code != 0
+            assert "was not built (Release | Run the commands after the static files): not today" in text, text
+            assert ran() == ["", ""]
+            code, text = deploy(was_django_before_switch_commands=bad)
+            assert code != 0
+            assert re.search(
+                r"django-was1 did not take the release \S+, since a command before the switch failed: shell -v0 -c"
+                r" raise SystemExit\('not today'\): not today. The run ends here: no host after this one was switched",
+                text,
+            ), text
+            assert ran() == ["c0", "c0"]
+            assert {status(name)["running"] for name in SERVERS} == {new}
+            code, text = deploy(was_django_after_switch_commands=bad)
+            assert code != 0
+            assert "django-was1 runs the release" in text, text
+            assert "but a command after the switch failed" in text
+            assert ran() == ["c0b0", "c0"]
+            assert [status(name)["running"] == new for name in SERVERS] == [False, True]
+        assert sum(result["failed"] for result in loop.results) == 0, loop.results
+    finally:
+        for name in SERVERS:
+            on(name, "rm", "-f", "/var/tmp/webstack-ran")
+            on(name, "webstack", "app", "board", "activate", old)
+
+
 def test_what_is_misspelt_is_named_with_what_is_meant() -> None:
     code, text = play("--check", was_django_smoke_check=[{"path": "/"}])
     assert code != 0

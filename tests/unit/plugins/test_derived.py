@@ -396,6 +396,7 @@ def application(**inputs: Any) -> Known:
         "was_django_migrate_host": "was1",
         "was_django_after_migrate_commands": [["check", "--tag", "models"]],
         "was_django_once_per_database_commands": [],
+        "was_django_after_collect_commands": [],
         "was_django_source": {"path": "../shop"},
         "__was_django_source": {"id": "r2", "commit": None},
         "ansible_play_hosts": ["was1", "was2"],
@@ -585,6 +586,20 @@ def test_the_way_back_leads_to_one_release_that_ran_and_is_everywhere() -> None:
     assert release.rollback_release(application(**seen(was1=first, was2=first))) == "r3"
     assert release.rollback_release(application(**seen(was1=first, was2=behind))) == "r2"
     assert release.rollback_release(application(**seen(was1=first, was2={}))) == ""
+
+
+def test_of_a_loop_the_bad_item_says_what_failed() -> None:
+    loop = {
+        "failed": True,
+        "msg": "One or more items failed",
+        "results": [{"rc": 0}, {"failed": True, "stderr": "why"}],
+    }
+    assert release.failure(application(ansible_failed_result=loop))["stderr"] == "why"
+    assert release.failure(application(ansible_failed_result={"failed": True, "msg": "m"})) == {
+        "failed": True,
+        "msg": "m",
+    }
+    assert release.failure(application()) == {}, "another host failed"
 
 
 def test_a_plan_says_what_would_happen() -> None:

@@ -172,6 +172,14 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         {"was_django_once_per_database_commands": [["loaddata a.json"]]},
         "was_django_once_per_database_commands: each command is a list of words, for example [loaddata, a.json]",
     ),
+    *(
+        (
+            "was_django",
+            {f"was_django_{when}_commands": ["check"]},
+            f"was_django_{when}_commands: each command is a list",
+        )
+        for when in ("after_collect", "before_switch", "after_switch")
+    ),
     ("was_django", {"was_django_requirement_files": "a.txt"}, "was_django_requirement_files: must be a list"),
     ("was_django", {"was_django_keep_releases": 0}, "was_django_keep_releases must be 1 or more, not 0"),
     ("was_django", {"was_django_threads": "0"}, "was_django_threads must be 1 or more, not 0"),
