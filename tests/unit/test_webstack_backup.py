@@ -204,10 +204,12 @@ def test_a_fingerprint_has_every_table_and_the_position_around_it(host: Asked) -
     ]
     names.insert(7, {"place": "site", "name": "fleeting", "kind": "BASE TABLE", "engine": "MEMORY"})
     names.insert(9, {"place": "site", "name": "numbers", "kind": "SEQUENCE", "engine": "InnoDB"})
+    names.insert(8, {"place": "site", "name": "ledger", "kind": "SYSTEM VERSIONED", "engine": "InnoDB"})
     names.append({"place": "site", "name": "n`100", "kind": "SYSTEM VERSIONED", "engine": "InnoDB"})
     host.said = Said(
         [{"gtid": "0-1-5"}],
         names,
+        [{"place": "site", "name": "ledger"}],
         [{"Table": "x", "Checksum": str(number)} for number in range(100)],
         [{"n": "2"}] * 100,
         # A view's table that is gone has none.
@@ -219,7 +221,7 @@ def test_a_fingerprint_has_every_table_and_the_position_around_it(host: Asked) -
     found = host.fingerprint()
     assert (found["before"], found["after"], found["rows"], len(found["tables"])) == ("0-1-5", "", 201, 102)
     assert found["tables"]["`site`.`numbers`"] == "next_not_cached_value=1001 increment=1"
-    assert found["left_out"] == ["`site`.`fleeting`: engine MEMORY"]
+    assert found["left_out"] == ["`site`.`fleeting`: engine MEMORY", "`site`.`ledger`: its history is by transaction"]
     assert (found["tables"]["`site`.`n``7`"], found["tables"]["`site`.`n``100`"]) == ("7", None)
 
 

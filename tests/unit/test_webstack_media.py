@@ -6,6 +6,7 @@ import http.server
 import json
 import os
 import pathlib
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -15,6 +16,7 @@ import pytest
 from django.conf import settings
 from django.core.exceptions import SuspiciousFileOperation
 from django.core.files.base import ContentFile
+from django.db.models.fields.files import FieldFile
 from django.test import override_settings
 from host_programs import load
 
@@ -116,6 +118,7 @@ def test_a_name_that_is_cut_is_still_no_other_servers(lab: Lab) -> None:
     names = {storage.get_available_name(storage.generate_filename(long), max_length=100) for _ in range(20)}
     assert len(names) == 20
     assert {len(name) for name in names} == {100}
+    assert re.fullmatch(r"a_\w{7}\.tar\.gz", storage.generate_filename("a.tar.gz"))
 
 
 def test_a_name_that_the_application_gives_itself_stays(lab: Lab) -> None:
@@ -175,6 +178,7 @@ def test_what_is_not_the_whole_file_is_not_kept_and_the_next_is_asked(lab: Lab, 
     with pytest.raises(FileNotFoundError):
         storage.open("a.png")
     assert lab.left() == []
+    webstack_media._down.clear()
     lab.knows(Server(files, **bad), Server(files))
     assert storage.open("a.png").read() == files["/media/a.png"]
     assert lab.left() == ["a.png"]
@@ -268,11 +272,48 @@ def test_a_name_outside_of_the_directory_asks_nobody(lab: Lab, name: str) -> Non
     assert other.asked == []
 
 
-def test_a_disk_that_takes_nothing_is_no_missing_file(lab: Lab) -> None:
+def test_what_cannot_be_kept_is_not_there_and_the_journal_says_why(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     lab.knows(Server({"/media/2026/a.png": b"x"}))
     (lab.root / "2026").write_text("in the way of the folder")
-    with pytest.raises(NotADirectoryError):
+    assert not lab.storage().exists("2026/a.png")
+    with pytest.raises(OSError, match="2026"):
         lab.storage().open("2026/a.png")
+    assert "'2026/a.png' cannot be taken from another server: [Errno" in capsys.readouterr().err
+
+
+def test_what_cannot_be_marked_is_deleted_all_the_same(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else a full disk would stay full."""
+    lab.knows(Server({}))
+    storage = lab.storage()
+    storage.save("a.png", ContentFile(b"x"))
+    (lab.root / ".webstack-deleted").write_text("in the way")
+    storage.delete("a.png")
+    assert not (lab.root / "a.png").exists()
+    assert "is deleted, and may come back from another server: [Errno" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["caf\udce9.png", "\ud800.png"])
+def test_a_name_that_is_no_text_is_as_in_django(lab: Lab, name: str) -> None:
+    lab.knows(Server({}))
+    assert not lab.storage().exists(name)
+
+
+def test_a_copy_of_a_file_that_is_on_its_way_is_whole(lab: Lab) -> None:
+    """What is saved is opened only while it is written, and that one is asked for."""
+    lab.knows(Server({"/media/old.png": b"picture"}))
+    storage = lab.storage()
+    content = FieldFile(None, type("Field", (), {"storage": storage, "attname": "f", "name": "f"})(), "old.png")
+    assert storage.save("copy.png", content) == "copy.png"
+    assert storage.open("copy.png").read() == b"picture"
+
+
+def test_a_name_that_is_too_long_for_the_disk_is_cut(lab: Lab) -> None:
+    lab.knows()
+    name = lab.storage().generate_filename("a/" + "\u00e4" * 127 + ".png")
+    assert lab.storage().save(name, ContentFile(b"x"), max_length=500) == name
+    assert lab.storage(allow_overwrite=True).generate_filename("a.png") == "a.png"
 
 
 def test_servers_that_come_later_are_asked(lab: Lab) -> None:

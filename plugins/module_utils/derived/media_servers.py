@@ -19,12 +19,11 @@ def servers(_role: Role, *, groups: Mapping[str, Any], hostvars: Mapping[str, An
 
 def document(role: Role) -> str:
     """Return what the application reads: the name of the site, and all servers but this one."""
-    own = was_django.listen(role)
     served = role["was_django_media_servers"] if role["was_django_media_url"] else []
     others = [
         {"address": one["address"], "port": int(one["port"])}
         for one in served
-        if one["address"] not in own or int(one["port"]) != int(role["was_django_port"])
+        if one["name"] != role["inventory_hostname"]
     ]
     said = {"host": was_django.health_host(role), "servers": others}
     return f"{json.dumps(said, indent=4, sort_keys=True)}\n"

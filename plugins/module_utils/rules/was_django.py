@@ -175,7 +175,7 @@ def _media(settings: Settings) -> Iterator[str]:
 def _media_servers(settings: Settings) -> Iterator[str]:
     ends = [f"{one['address']}:{one['port']}" for one in settings["was_django_media_servers"]]
     for one in settings["was_django_media_servers"]:
-        if not one["address"] or re.search(r"[\s/@]", one["address"]):
+        if not one["address"] or re.search(r"[\s/@\[\]]", one["address"]):
             yield f"was_django_media_servers: {one['name']} needs an address, got '{one['address']}'"
         if not 1 <= one["port"] <= 65535:
             yield f"was_django_media_servers: {one['name']} needs a port within 1-65535, got {one['port']}"

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 
-import django
 from django.db import connection
 
 TABLE = "webstack_once"
@@ -24,10 +23,10 @@ EVER = "ever"
 
 def main(arguments: list[str]) -> int:
     """Run the command, unless it was done already; return its exit code."""
+    # Not django.setup(): an application may need what its management program does before that.
     scope, *rest = arguments
     at = rest.index("--")
     program, command = rest[:at], rest[at + 1 :]
-    django.setup()
     key = hashlib.sha256("\0".join([scope, *command]).encode()).hexdigest()
     release = EVER if scope == EVER else os.environ["WEBSTACK_RELEASE"]
     if done(key) == release:

@@ -386,6 +386,7 @@ def application(**inputs: Any) -> Known:
         "__was_django_ca_path": "/ca.pem",
         "__was_django_media_servers_path": "/etc/webstack/shop/media.json",
         "__was_django_media_servers": "{}\n",
+        "inventory_hostname": "was1",
         "__was_django_apache_files": ["/etc/apache2/ports.conf"],
         "__was_django_certificate": {"ca": "CA"},
         "__was_django_release": "r2",
@@ -480,8 +481,6 @@ def test_an_application_asks_all_servers_but_its_own_for_an_upload() -> None:
         return json.loads(media_servers.document(role))
 
     assert asked() == {"host": "www.shop.test", "servers": [{"address": "192.0.2.4", "port": 8000}]}
-    # On this host another port is another server.
-    assert len(asked(was_django_port=8001)["servers"]) == 2
     role = application(was_django_media_servers=all_of_them, was_django_media_url="")
     assert json.loads(media_servers.document(role))["servers"] == [], "no Apache serves them"
 
