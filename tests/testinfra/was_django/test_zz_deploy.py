@@ -189,6 +189,7 @@ def test_commands_after_a_migration_run_once_for_a_release_and_others_once_for_t
     said = {
         "was_django_after_migrate_commands": [writes("x")],
         "was_django_once_per_database_commands": [writes("o")],
+        "was_django_keep_releases": 5,  # the old one comes back
     }
     new = said | {"was_django_environment": {"BOARD_PLAIN": uuid.uuid4().hex}}
     old = status("django-was1")["current"]
@@ -226,6 +227,7 @@ def test_commands_around_a_switch_run_on_every_server_and_a_bad_one_ends_the_dep
         "was_django_after_collect_commands": writes("c"),
         "was_django_before_switch_commands": writes("b"),
         "was_django_after_switch_commands": writes("a"),
+        "was_django_keep_releases": 5,  # the old one comes back
     }
 
     def deploy(**more: Any) -> tuple[int, str]:
