@@ -291,17 +291,22 @@ class TestDoctor:
         keeper, second = HOSTS
         if owner != keeper:
             on(owner, "webstack vip switchover; webstack vip rejoin")
-        assert settled() == keeper
-        wait_for_peers()
-        partition("all")
-        try:
-            wait_for(second, f"ip -o address show to {ADDRESS}", ADDRESS)
-            time.sleep(1)
-            # Clients follow the last announcement, so they are at the second, which steps back.
-            seen = hold(heal)
-        finally:
-            heal()
-        assert (seen["downloads_broken"], seen["idle_broken"]) == (0, 0), seen
+        address_of_second = on(second, "cat /sys/class/net/eth0/address").strip()
+        # Clients follow the last announcement. The keeper may announce itself once more just now: then again.
+        for _ in range(3):
+            assert settled() == keeper
+            wait_for_peers()
+            partition("all")
+            try:
+                wait_for(second, f"ip -o address show to {ADDRESS}", ADDRESS)
+                time.sleep(1)
+                on(CLIENT, f"ip neighbour replace {ADDRESS} lladdr {address_of_second} dev eth0 nud reachable")
+                seen = hold(heal)
+            finally:
+                heal()
+            assert (seen["downloads_broken"], seen["idle_broken"]) == (0, 0), seen
+            if seen["servers"] == [second]:
+                break
         assert seen["servers"] == [second], seen
         assert settled() == keeper
 
