@@ -13,6 +13,9 @@ from typing import Any
 from ansible_collections.webstack.ha.plugins.module_utils.derived import File, Role, flag, was_django
 from ansible_collections.webstack.ha.plugins.module_utils.webstack.core import table
 
+#: What every release has beside the application's own modules, the same in each.
+MODULES = ("webstack_django.py", "webstack_media.py", "webstack_once.py", "webstack_overlay.py")
+
 
 def inputs(role: Role) -> dict[str, Any]:
     """Return what makes a release, beside the files of the application."""
@@ -49,10 +52,7 @@ def _release_contents(role: Role) -> dict[str, tuple[str, bool]]:
         "manage": (role.render("release_manage.sh.j2", same), False),
         "python/webstack_settings.py": (role.render("webstack_settings.py.j2", same), True),
         "python/webstack_entry.py": (role.render("webstack_entry.py.j2", same), False),
-        "python/webstack_django.py": (role.read("webstack_django.py") + "\n", False),
-        "python/webstack_overlay.py": (role.read("webstack_overlay.py") + "\n", False),
-        "python/webstack_media.py": (role.read("webstack_media.py") + "\n", False),
-        "python/webstack_once.py": (role.read("webstack_once.py") + "\n", False),
+        **{f"python/{name}": (role.read(name) + "\n", False) for name in MODULES},
     }
 
 
